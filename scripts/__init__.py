@@ -1,0 +1,1 @@
+"""Commands over the package: thin, one file each. ``cli`` is the console command ``mer``."""

