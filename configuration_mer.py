@@ -30,32 +30,32 @@ class MERMelConfig(PreTrainedConfig):
 
     Args:
         sampling_rate (`int`, *optional*, defaults to 16000): Hz of the waveform that it reads.
-        n_fft (`int`, *optional*, defaults to 512): samples in a frame.
+        n_fft (`int`, *optional*, defaults to 1024): samples in a frame.
         hop_length (`int`, *optional*, defaults to 320): samples between frames (50 frames/s).
-        num_mel_bins (`int`, *optional*, defaults to 96): mel bands.
+        num_mel_bins (`int`, *optional*, defaults to 64): mel bands.
         min_frequency, max_frequency (`float`, *optional*, default to 30 and 8000): Hz, ends of the mel scale.
-        stem_channels (`tuple[int, ...]`, *optional*, defaults to `(32, 64, 96)`): channels of the stem's stages; each
+        stem_channels (`tuple[int, ...]`, *optional*, defaults to `(24, 48, 96)`): channels of the stem's stages; each
             halves time and frequency.
         hidden_size (`int`, *optional*, defaults to 256): width of the blocks, hence of the embedding.
-        num_hidden_layers (`int`, *optional*, defaults to 6): residual blocks.
+        num_hidden_layers (`int`, *optional*, defaults to 4): residual blocks.
         kernel_size (`int`, *optional*, defaults to 9): frames that a block's depthwise convolution spans. Odd.
-        intermediate_size (`int`, *optional*, defaults to 768): width inside a block.
+        intermediate_size (`int`, *optional*, defaults to 512): width inside a block.
         hidden_dropout (`float`, *optional*, defaults to 0.1): dropout on a block's branch.
     """
 
     model_type = "mer_mel"
 
     sampling_rate: int = 16000
-    n_fft: int = 512
+    n_fft: int = 1024
     hop_length: int = 320
-    num_mel_bins: int = 96
+    num_mel_bins: int = 64
     min_frequency: float | int = 30.0
     max_frequency: float | int = 8000.0
-    stem_channels: list[int] | tuple[int, ...] = (32, 64, 96)
+    stem_channels: list[int] | tuple[int, ...] = (24, 48, 96)
     hidden_size: int = 256
-    num_hidden_layers: int = 6
+    num_hidden_layers: int = 4
     kernel_size: int = 9
-    intermediate_size: int = 768
+    intermediate_size: int = 512
     hidden_dropout: float | int = 0.1
 
     def validate_architecture(self):

@@ -1,0 +1,313 @@
+"""From music to the inputs of a MER model: decoding, segments at the encoder's rate, chords and mode."""
+
+import io
+import os
+import re
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import librosa
+import numpy as np
+import soundfile
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import logging
+
+from .configuration_mer import MODES
+from .harmony_mer import RECOGNIZERS, Harmony, encode_chords, get_recognizer
+
+logger = logging.get_logger(__name__)
+
+MIN_SECONDS = 0.1
+MIN_RATE, MAX_RATE = 4_000, 768_000
+MAX_CHANNELS = 8
+SILENCE = 1e-4  # peak; -80 dBFS
+FORMATS = "wav, flac, ogg, opus, mp3, aiff"
+_BLOCK = 1 << 20  # frames decoded at once
+_STREAMED = (0, 0xFFFFFFFF)  # sizes that a WAV written to a pipe states
+
+
+class MERAudioError(ValueError):
+    """Audio that MER cannot use; the sentence names the file and the cause."""
+
+
+def load_audio(source, sampling_rate=None):
+    """Decode anything that holds music into one mono waveform at its own rate.
+
+    Args:
+        source: path, `http(s)` address, encoded `bytes`, or samples: an array or tensor `(n,)`, stereo `(channels, n)`
+            or `(n, channels)` (the longer side is time), float in -1..1 or integer PCM; or a dict with `array` or `raw`
+            and `sampling_rate`, or with `bytes` or `path` (a column of `datasets`).
+        sampling_rate (`int`, *optional*): Hz of `source`, where it is samples without a dict.
+
+    Returns:
+        `tuple[np.ndarray, int]`: float32 waveform `(n,)`, the mean of the channels, and its rate in Hz.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: it cannot be opened or fetched.
+        MERAudioError: it is not music that MER can use: wrong format, truncated, empty, shorter than 0.1 s, silent, NaN,
+            more than 8 channels, a rate below 4 kHz.
+    """
+    name = "waveform"
+    if isinstance(source, dict):
+        values = source
+        source = next((values[key] for key in ("raw", "array", "bytes", "path") if values.get(key) is not None), None)
+        if source is None or (not isinstance(source, (str, os.PathLike, bytes)) and not values.get("sampling_rate")):
+            raise MERAudioError("A dict needs 'array' (or 'raw') and 'sampling_rate', or 'path', or 'bytes'.")
+        sampling_rate, name = values.get("sampling_rate"), str(values.get("path") or name)
+    if isinstance(source, (str, os.PathLike)):
+        name = str(source)
+        if name.startswith(("http://", "https://")):
+            waveform, sampling_rate = _decode(io.BytesIO(_fetch(name)), name)
+        elif os.path.isdir(name):
+            raise IsADirectoryError(f"{name}: a folder, not an audio file.")
+        elif not os.path.exists(name):
+            raise FileNotFoundError(f"{name}: no such file.")
+        else:
+            with open(name, "rb") as file:
+                waveform, sampling_rate = _decode(file, name)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        name = "audio bytes" if name == "waveform" else name
+        waveform, sampling_rate = _decode(io.BytesIO(source), name)
+    else:
+        if sampling_rate is None:
+            raise MERAudioError(f"{name}: samples need their sampling_rate.")
+        _check_layout(name, 1, sampling_rate)
+        waveform = _to_mono(source, name, sampling_rate)
+    return check_waveform(waveform, sampling_rate, name), int(sampling_rate)
+
+
+def check_waveform(waveform, sampling_rate, name="waveform"):
+    """Return a mono waveform `(n,)` as float32 if a model can use it; else raise `MERAudioError` with the cause."""
+    _check_layout(name, 1, sampling_rate)
+    waveform = np.ascontiguousarray(waveform, dtype=np.float32)
+    if len(waveform) == 0:
+        raise MERAudioError(f"{name}: holds no samples.")
+    if len(waveform) < MIN_SECONDS * sampling_rate:
+        raise MERAudioError(
+            f"{name}: too short, {len(waveform)} sample(s) at {sampling_rate} Hz; at least {MIN_SECONDS} s are needed."
+        )
+    low, high = float(waveform.min()), float(waveform.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise MERAudioError(f"{name}: holds NaN or infinite samples.")
+    if max(-low, high) < SILENCE:
+        raise MERAudioError(f"{name}: silent (nothing above {SILENCE:g} of full scale).")
+    return waveform
+
+
+def _check_layout(name, channels, sampling_rate):
+    if channels > MAX_CHANNELS:
+        raise MERAudioError(f"{name}: {channels} channels; at most {MAX_CHANNELS} are mixed down.")
+    if not MIN_RATE <= sampling_rate <= MAX_RATE:
+        raise MERAudioError(
+            f"{name}: a sampling rate of {sampling_rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are supported."
+        )
+
+
+def _to_mono(samples, name, sampling_rate):
+    samples = np.asarray(samples.detach().cpu() if hasattr(samples, "detach") else samples)
+    if samples.dtype.kind in "iu":
+        limits = np.iinfo(samples.dtype)
+        half_range = (float(limits.max) - float(limits.min) + 1) / 2
+        samples = (samples.astype(np.float32) - (half_range if limits.min == 0 else 0)) / np.float32(half_range)
+    if samples.dtype.kind != "f":
+        raise MERAudioError(f"{name}: samples must be numbers, not {samples.dtype}.")
+    if samples.ndim == 1:
+        return samples
+    if samples.ndim != 2 or 0 in samples.shape:
+        raise MERAudioError(f"{name}: samples must have the shape (n,) or (channels, n), not {samples.shape}.")
+    axis = int(np.argmin(samples.shape))
+    _check_layout(name, samples.shape[axis], sampling_rate)
+    return samples.mean(axis=axis, dtype=np.float32)
+
+
+def _decode(file, name):
+    # Block by block, so that a long stereo file never lies in memory as a whole.
+    truncated = MERAudioError(f"{name}: truncated or damaged; the file ends before its music does.")
+    try:
+        with soundfile.SoundFile(file) as audio:
+            _check_layout(name, audio.channels, audio.samplerate)
+            waveform = np.empty(max(audio.frames, 0), dtype=np.float32)
+            filled = 0
+            while True:
+                block = audio.read(_BLOCK, dtype="float32", always_2d=True)
+                if len(block) == 0:
+                    break
+                if filled + len(block) > len(waveform):  # the header promised less than there is
+                    waveform = np.resize(waveform, filled + max(len(block), filled // 2))
+                np.mean(block, axis=1, out=waveform[filled : filled + len(block)])
+                filled += len(block)
+            # Encoders' delay makes an MP3 a little shorter than stated; a cut one lacks far more.
+            if filled < 0.98 * audio.frames - audio.samplerate / 10:
+                raise truncated
+            stated = re.search(r"^\s*(?:data|SSND)\s*: (\d+) \(should be \d+\)", audio.extra_info, re.MULTILINE)
+            if stated and int(stated[1]) not in _STREAMED:
+                raise truncated
+            if audio.format == "OGG" and _cut_within_page(file):
+                raise truncated
+            return waveform[:filled], audio.samplerate
+    except soundfile.LibsndfileError as error:
+        cause = error.error_string.rstrip(".")
+        if "sync" in cause or "malformed" in cause:
+            raise truncated from error
+        raise MERAudioError(f"{name}: not a readable audio file ({cause}); MER reads {FORMATS}.") from error
+
+
+def _cut_within_page(file):
+    # An Ogg page states its own length (RFC 3533, section 6); a cut file ends within one.
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - 2 * 65307))  # no page is longer
+    tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    return len(page) < 27 or len(page) < 27 + page[26] or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _fetch(address):
+    try:
+        with urllib.request.urlopen(address, timeout=30) as response:
+            return response.read()
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise OSError(f"{address}: cannot be fetched ({getattr(error, 'reason', error)}).") from error
+
+
+class MERFeatureExtractor(SequenceFeatureExtractor):
+    r"""Makes the inputs of a MER model from waveforms: 30 s segments, chords and mode.
+
+    Training and serving use the same object; its settings are saved beside the model in `preprocessor_config.json`.
+
+    Args:
+        sampling_rate (`int`, *optional*, defaults to 16000): Hz that the encoder reads.
+        segment_seconds (`float`, *optional*, defaults to 30): length of a segment; the last one may be shorter.
+        do_normalize (`bool`, *optional*, defaults to `True`): zero mean and unit variance for every segment.
+        harmony_recognizer (`str`, *optional*): recogniser of chords and key, one of `harmony_mer.RECOGNIZERS` (the first
+            by default). `None`: no recognition, harmony only where it is given.
+        max_chords (`int`, *optional*, defaults to 100): chords kept of a clip, the first ones.
+    """
+
+    model_input_names = [
+        "input_values",
+        "segment_mask",
+        "lengths",
+        "chord_root_ids",
+        "chord_quality_ids",
+        "chord_mask",
+        "mode_ids",
+    ]
+
+    def __init__(
+        self,
+        feature_size=1,
+        sampling_rate=16000,
+        padding_value=0.0,
+        segment_seconds=30.0,
+        do_normalize=True,
+        harmony_recognizer=RECOGNIZERS[0],
+        max_chords=100,
+        **kwargs,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.segment_seconds = segment_seconds
+        self.do_normalize = do_normalize
+        self.harmony_recognizer = harmony_recognizer
+        self.max_chords = max_chords
+        if harmony_recognizer is not None:
+            get_recognizer(harmony_recognizer)  # says at once what is missing; networks are loaded at first use
+
+    def __call__(self, raw_speech, sampling_rate=None, harmony=None, return_tensors=None, return_harmony=False):
+        """Make the inputs of a model for one clip or a list of clips.
+
+        Args:
+            raw_speech (`np.ndarray` or list of them): waveforms as [`load_audio`] takes samples, of one rate.
+            sampling_rate (`int`, *optional*): their rate in Hz; the encoder's own by default.
+            harmony (`Harmony` or list, *optional*): chords and key of each clip, in place of recognising them.
+            return_tensors (`str`, *optional*): `"pt"`, `"np"`.
+            return_harmony (`bool`, *optional*): also return the list of [`Harmony`] as `harmony`.
+
+        Returns:
+            `BatchFeature` with `input_values (B, S, T)` float32, `segment_mask` and `lengths (B, S)`, `chord_root_ids`,
+            `chord_quality_ids` and `chord_mask (B, L)`, `mode_ids (B,)`, all int64.
+
+        Raises:
+            MERAudioError: a clip that cannot be used; the sentence says which and why.
+        """
+        if sampling_rate is None:
+            logger.warning_once(f"No sampling_rate given: the waveform is taken to be at {self.sampling_rate} Hz.")
+            sampling_rate = self.sampling_rate
+        many = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+        clips = raw_speech if many else [raw_speech]
+        waveforms = [load_audio(clip, sampling_rate)[0] for clip in clips]
+        if harmony is None:
+            # One thread beside this one: chords are recognised while the segments are made.
+            with ThreadPoolExecutor(1) as executor:
+                futures = [executor.submit(self.recognize_harmony, waveform, sampling_rate) for waveform in waveforms]
+                features = self.segment(waveforms, sampling_rate)
+                harmony = [future.result() for future in futures]
+        else:
+            harmony = [harmony] if isinstance(harmony, Harmony) else list(harmony)
+            if len(harmony) != len(waveforms):
+                raise ValueError(f"{len(harmony)} harmonies are given for {len(waveforms)} clips.")
+            features = self.segment(waveforms, sampling_rate)
+        features.update(self.encode_harmony(harmony))
+        features = BatchFeature(features, tensor_type=return_tensors)
+        if return_harmony:
+            features["harmony"] = harmony
+        return features
+
+    def recognize_harmony(self, waveform, sampling_rate):
+        """Chords and key of a mono waveform `(n,)` at `sampling_rate` Hz, as [`Harmony`]."""
+        if self.harmony_recognizer is None:
+            return Harmony(chords=[], key=None)
+        return get_recognizer(self.harmony_recognizer)(waveform, sampling_rate)
+
+    def segment(self, waveforms, sampling_rate):
+        """Cut mono waveforms of one rate into segments at the encoder's rate.
+
+        A last piece shorter than 0.1 s is left out: encoders need that much for a single frame.
+
+        Returns:
+            `dict` of `input_values (B, S, T)` float32 zero-padded, `segment_mask` and `lengths (B, S)` int64.
+        """
+        size = round(self.segment_seconds * self.sampling_rate)
+        least = round(MIN_SECONDS * self.sampling_rate)
+        clips = []
+        for waveform in waveforms:
+            if sampling_rate != self.sampling_rate:
+                waveform = librosa.resample(waveform, orig_sr=sampling_rate, target_sr=self.sampling_rate)
+            rest = len(waveform) % size
+            clips.append(waveform[:-rest] if 0 < rest < least < len(waveform) else waveform)
+        count = max(-(-len(waveform) // size) for waveform in clips)
+        values = np.zeros((len(clips), count, size), dtype=np.float32)
+        lengths = np.zeros((len(clips), count), dtype=np.int64)
+        for clip, waveform in enumerate(clips):
+            values[clip].reshape(-1)[: len(waveform)] = waveform
+            full, rest = divmod(len(waveform), size)
+            lengths[clip, :full] = size
+            if rest:
+                lengths[clip, full] = rest
+            if self.do_normalize:
+                for row, length in zip(values[clip], lengths[clip]):
+                    if length:
+                        row[:length] -= row[:length].mean(dtype=np.float64)
+                        row[:length] /= np.sqrt(row[:length].var(dtype=np.float64) + 1e-7)
+        return {"input_values": values, "segment_mask": (lengths > 0).astype(np.int64), "lengths": lengths}
+
+    def encode_harmony(self, harmony):
+        """List of B [`Harmony`] -> `chord_root_ids`, `chord_quality_ids`, `chord_mask (B, L)`, `mode_ids (B,)`, int64."""
+        encoded = [encode_chords(chords, key, self.max_chords) for chords, key in harmony]
+        length = max(len(roots) for roots, _ in encoded)
+        ids = np.zeros((3, len(encoded), length), dtype=np.int64)
+        for clip, (roots, qualities) in enumerate(encoded):
+            ids[0, clip, : len(roots)] = roots
+            ids[1, clip, : len(roots)] = qualities
+            ids[2, clip, : len(roots)] = 1
+        modes = [0 if key is None else MODES.index(key.mode) for _, key in harmony]
+        return {
+            "chord_root_ids": ids[0],
+            "chord_quality_ids": ids[1],
+            "chord_mask": ids[2],
+            "mode_ids": np.array(modes, dtype=np.int64),
+        }
+
+
+__all__ = ["FORMATS", "MERAudioError", "MERFeatureExtractor", "check_waveform", "load_audio"]

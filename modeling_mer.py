@@ -1,0 +1,438 @@
+"""The MER network: an audio encoder, chords and mode in; mood tags, valence and arousal out.
+
+Method: Kang & Herremans, "Towards Unified Music Emotion Recognition across Dimensional and Categorical
+Models" (2025, arXiv 2502.03979).
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import librosa
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from .configuration_mer import MERConfig, MERMelConfig
+
+# Segments that pass through the encoder together: bounds the memory that a long clip takes.
+SEGMENTS_AT_ONCE = 8
+
+
+@dataclass
+class MEROutput(ModelOutput):
+    """What MER computes of a batch of B clips with up to S segments each.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, when any kind of label is given): sum of the parts below.
+        logits (`torch.FloatTensor` of shape `(B, num_labels)`): one logit a tag; the sigmoid is its probability.
+        valence_arousal (`torch.FloatTensor` of shape `(B, 2)`): [valence, arousal] on `config.valence_arousal_range`
+            (1 to 9), not clipped.
+        embedding (`torch.FloatTensor` of shape `(B, trunk_size)`): output of the trunk that all heads read.
+        segment_embeddings (`torch.FloatTensor` of shape `(B, S, D)`): output of the encoder, zero where there is no
+            segment. Given back to `forward`, it takes the place of `input_values`.
+        mood_loss, valence_arousal_loss, quadrant_loss (`torch.FloatTensor` of shape `(1,)`): parts of `loss`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    valence_arousal: torch.FloatTensor | None = None
+    embedding: torch.FloatTensor | None = None
+    segment_embeddings: torch.FloatTensor | None = None
+    mood_loss: torch.FloatTensor | None = None
+    valence_arousal_loss: torch.FloatTensor | None = None
+    quadrant_loss: torch.FloatTensor | None = None
+
+
+class MERMelBlock(GradientCheckpointingLayer):
+    """Residual block over time: depthwise convolution, then a two-layer network at every frame."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.depthwise = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            config.kernel_size,
+            padding=config.kernel_size // 2,
+            groups=config.hidden_size,
+        )
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.reduce = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states):
+        """(N, frames, hidden) -> (N, frames, hidden)."""
+        branch = self.depthwise(hidden_states.transpose(1, 2)).transpose(1, 2)
+        branch = self.reduce(nn.functional.gelu(self.expand(self.norm(branch))))
+        return hidden_states + self.dropout(branch)
+
+
+class MERMelEncoder(nn.Module):
+    """Compact encoder: waveform -> log-mel bands -> convolutional stem -> blocks over time, 6.25 frames/s."""
+
+    def __init__(self, config: MERMelConfig):
+        super().__init__()
+        self.config = config
+        filters = librosa.filters.mel(
+            sr=config.sampling_rate,
+            n_fft=config.n_fft,
+            n_mels=config.num_mel_bins,
+            fmin=config.min_frequency,
+            fmax=config.max_frequency,
+        )
+        # Persistent: loading happens on the meta device, where only what the weights file holds survives.
+        self.register_buffer("mel_filters", torch.tensor(filters, dtype=torch.float32))
+        self.mel_norm = nn.BatchNorm1d(config.num_mel_bins)
+        stages, channels = [], 1
+        for width in config.stem_channels:
+            stages += [nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+        self.stem = nn.Sequential(*stages)
+        self.projection = nn.Linear(
+            channels * config.num_mel_bins // 2 ** len(config.stem_channels), config.hidden_size
+        )
+        self.layers = nn.ModuleList(MERMelBlock(config) for _ in range(config.num_hidden_layers))
+
+    def log_mel(self, input_values):
+        """Waveforms (N, T) of unit variance -> log mel power (N, num_mel_bins, 1 + T // hop_length), float32."""
+        spectrum = torch.stft(
+            input_values.float(),
+            self.config.n_fft,
+            self.config.hop_length,
+            window=torch.hann_window(self.config.n_fft, device=input_values.device),
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return (self.mel_filters.float() @ spectrum.abs().square() + 1e-2).log()
+
+    def forward_mel(self, log_mel):
+        """Log mel power (N, num_mel_bins, frames) -> hidden states (N, frames / 8, hidden): stem, then each layer."""
+        features = self.mel_norm(log_mel.to(self.projection.weight.dtype)).unsqueeze(1)
+        features = self.stem(features.to(memory_format=torch.channels_last))
+        hidden_states = [self.projection(features.permute(0, 3, 1, 2).flatten(2))]
+        for layer in self.layers:
+            hidden_states.append(layer(hidden_states[-1]))
+        return tuple(hidden_states)
+
+    def forward(self, input_values):
+        """Waveforms (N, T) -> hidden states, a tuple of num_hidden_layers + 1 tensors (N, frames, hidden)."""
+        return self.forward_mel(self.log_mel(input_values))
+
+
+class MERChordEncoder(nn.Module):
+    """Chord ids -> one vector a clip: embeddings, sinusoidal positions, a transformer, the output at its CLS."""
+
+    def __init__(self, config: MERConfig):
+        super().__init__()
+        self.padding_mask = config.chord_padding_mask
+        self.root_embedding = nn.Embedding(config.chord_vocab_size, config.chord_embedding_size)
+        self.quality_embedding = nn.Embedding(config.chord_vocab_size, config.chord_embedding_size)
+        layer = nn.TransformerEncoderLayer(
+            config.chord_size,
+            config.chord_heads,
+            config.chord_intermediate_size,
+            config.chord_dropout,
+            batch_first=True,
+        )
+        self.transformer = nn.TransformerEncoder(layer, config.chord_layers, enable_nested_tensor=False)
+
+    @staticmethod
+    def positions(length, size, device):
+        """Sinusoidal positions (length, size): sine at even places, cosine at odd ones (Vaswani et al., 2017)."""
+        place = torch.arange(length, device=device).unsqueeze(1)
+        rate = torch.exp(torch.arange(0, size, 2, device=device) * (-math.log(10000.0) / size))
+        return torch.stack(((place * rate).sin(), (place * rate).cos()), dim=-1).flatten(1)
+
+    def forward(self, root_ids, quality_ids, mask):
+        """Ids and mask (B, L), 1 = a chord -> (B, 2 * chord_embedding_size)."""
+        chords = torch.cat((self.root_embedding(root_ids), self.quality_embedding(quality_ids)), dim=-1)
+        chords = chords + self.positions(chords.shape[1], chords.shape[2], chords.device).to(chords.dtype)
+        # The CLS is a zero vector in front, without a position, as published.
+        sequence = nn.functional.pad(chords, (0, 0, 1, 0))
+        padding = nn.functional.pad(mask == 0, (1, 0)) if self.padding_mask else None
+        return self.transformer(sequence, src_key_padding_mask=padding)[:, 0]
+
+
+class MERPreTrainedModel(PreTrainedModel):
+    """Weights, loading and saving of MER models."""
+
+    config_class = MERConfig
+    base_model_prefix = "mer"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["MERMelBlock", "MERChordEncoder", "HubertEncoderLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.MultiheadAttention):
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.Linear):
+            # Linear layers here differ in width by a hundred: a fixed deviation would fit none of them.
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        if isinstance(module, MERForAudioClassification):
+            # An untrained head answers the middle of the scale.
+            init.constant_(module.valence_arousal_head[-1].bias, sum(self.config.valence_arousal_range) / 2)
+
+
+class MERModel(MERPreTrainedModel):
+    """Encoder, chord encoder and trunk: a batch of clips in, one embedding a clip out."""
+
+    def __init__(self, config: MERConfig):
+        super().__init__(config)
+        # Layers above the highest one in use are never built, hence never loaded or computed.
+        encoder_config = copy.deepcopy(config.encoder_config)
+        encoder_config.num_hidden_layers = max(config.layers)
+        if isinstance(encoder_config, MERMelConfig):
+            self.encoder = MERMelEncoder(encoder_config)
+        else:
+            self.encoder = AutoModel.from_config(encoder_config)
+            if encoder_config.num_hidden_layers < config.encoder_config.num_hidden_layers and getattr(
+                encoder_config, "do_stable_layer_norm", False
+            ):
+                # Pre-norm encoders normalise behind their last layer, which is not the last one of the full encoder.
+                self.encoder.encoder.layer_norm = nn.Identity()
+        self.chord_encoder = MERChordEncoder(config)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.trunk = nn.Linear(config.embedding_size + config.chord_size + 1, config.trunk_size)
+        self.post_init()
+
+    def encode_segments(self, input_values):
+        """Whole segments (N, T) of one length -> their embeddings (N, D): time means of the chosen layers."""
+        if isinstance(self.encoder, MERMelEncoder):
+            hidden_states = self.encoder(input_values)
+        else:
+            hidden_states = self.encoder(input_values.to(self.dtype), output_hidden_states=True).hidden_states
+        return torch.cat([hidden_states[layer].mean(dim=1) for layer in self.config.layers], dim=-1)
+
+    def encode(self, input_values, lengths=None):
+        """Run the encoder over the segments of a batch of clips.
+
+        Segments of one length go together, [`SEGMENTS_AT_ONCE`] at a time, and a short one is cut to its real samples:
+        so neither padding nor neighbours can change a result (HuBERT normalises over time, a mask would not do).
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(B, S, T)`): segments, zero-padded.
+            lengths (`torch.LongTensor` of shape `(B, S)`, *optional*): real samples of each segment, 0 where there is
+                none. All T by default.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, S, D)`.
+        """
+        if input_values.ndim != 3:
+            raise ValueError(
+                f"input_values must have the shape (clips, segments, samples), not {tuple(input_values.shape)}; "
+                "MERFeatureExtractor makes it."
+            )
+        clips, segments, samples = input_values.shape
+        flat = input_values.reshape(clips * segments, samples)
+        counts = [samples] * len(flat) if lengths is None else lengths.flatten().tolist()
+        groups = {}
+        for index, count in enumerate(counts):
+            if count > 0:
+                groups.setdefault(count, []).append(index)
+        order, parts = [], []
+        for count, indices in groups.items():
+            for start in range(0, len(indices), SEGMENTS_AT_ONCE):
+                batch = indices[start : start + SEGMENTS_AT_ONCE]
+                parts.append(self.encode_segments(flat[batch, :count]))
+                order += batch
+        embeddings = torch.zeros(len(flat), self.config.embedding_size, dtype=self.dtype, device=flat.device)
+        if parts:
+            embeddings = embeddings.index_copy(
+                0, torch.tensor(order, device=flat.device), torch.cat(parts).to(self.dtype)
+            )
+        return embeddings.view(clips, segments, -1)
+
+    def forward(
+        self,
+        input_values=None,
+        segment_mask=None,
+        lengths=None,
+        chord_root_ids=None,
+        chord_quality_ids=None,
+        chord_mask=None,
+        mode_ids=None,
+        segment_embeddings=None,
+    ):
+        """Compute the shared embedding of a batch of B clips.
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(B, S, T)`): segments of 30 s at the encoder's rate, zero-padded.
+            segment_mask (`torch.LongTensor` of shape `(B, S)`, *optional*): 1 = a segment, 0 = padding.
+            lengths (`torch.LongTensor` of shape `(B, S)`, *optional*): real samples of each segment, 0 = padding.
+            chord_root_ids, chord_quality_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): chords in order,
+                transposed to C major / A minor. No chords by default.
+            chord_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): 1 = a chord, 0 = padding.
+            mode_ids (`torch.LongTensor` of shape `(B,)`, *optional*): 0 = major (the default), 1 = minor.
+            segment_embeddings (`torch.FloatTensor` of shape `(B, S, D)`, *optional*): in place of `input_values`, what
+                the encoder made of it before.
+
+        Returns:
+            [`MEROutput`] with `embedding` and `segment_embeddings`.
+        """
+        if (input_values is None) == (segment_embeddings is None):
+            raise ValueError("Give either input_values or segment_embeddings.")
+        if lengths is None and segment_mask is not None and input_values is not None:
+            lengths = segment_mask.long() * input_values.shape[-1]
+        if segment_embeddings is None:
+            segment_embeddings = self.encode(input_values, lengths)
+        segment_embeddings = segment_embeddings.to(self.dtype)
+        clips, segments, _ = segment_embeddings.shape
+        weights = lengths if self.config.segment_pooling == "duration" and lengths is not None else segment_mask
+        if weights is None:
+            weights = lengths > 0 if lengths is not None else segment_embeddings.new_ones(clips, segments)
+        weights = weights.float() / weights.sum(dim=1, keepdim=True).clamp(min=1)
+        pooled = (segment_embeddings * weights.unsqueeze(-1).to(self.dtype)).sum(dim=1)
+
+        if chord_root_ids is None:
+            chord_root_ids = torch.zeros(clips, 0, dtype=torch.long, device=pooled.device)
+            chord_quality_ids = chord_mask = chord_root_ids
+        elif chord_mask is None:
+            chord_mask = torch.ones_like(chord_root_ids)
+        chords = self.chord_encoder(chord_root_ids, chord_quality_ids, chord_mask)
+        mode = pooled.new_zeros(clips) if mode_ids is None else mode_ids.to(pooled.dtype)
+        features = torch.cat((pooled, chords, mode.unsqueeze(-1)), dim=-1)
+        embedding = torch.relu(self.trunk(self.dropout(features)))
+        return MEROutput(embedding=embedding, segment_embeddings=segment_embeddings)
+
+
+class MERForAudioClassification(MERPreTrainedModel):
+    """MER with its two heads: mood tags (multi-label), and [valence, arousal]."""
+
+    def __init__(self, config: MERConfig):
+        super().__init__(config)
+        self.mer = MERModel(config)
+        self.mood_head = self._head(config, config.num_labels)
+        self.valence_arousal_head = self._head(config, 2)
+        self.post_init()
+
+    @staticmethod
+    def _head(config, size):
+        return nn.Sequential(
+            nn.Linear(config.trunk_size, config.head_size),
+            nn.ReLU(),
+            nn.Dropout(config.head_dropout),
+            nn.Linear(config.head_size, size),
+        )
+
+    def encode(self, input_values, lengths=None):
+        """See [`MERModel.encode`]."""
+        return self.mer.encode(input_values, lengths)
+
+    def forward(
+        self,
+        input_values=None,
+        segment_mask=None,
+        lengths=None,
+        chord_root_ids=None,
+        chord_quality_ids=None,
+        chord_mask=None,
+        mode_ids=None,
+        segment_embeddings=None,
+        labels=None,
+        valence_arousal_labels=None,
+        quadrant_labels=None,
+    ):
+        """Predict tags, valence and arousal; compute the loss of whatever labels are given.
+
+        Inputs are those of [`MERModel.forward`]. A row without a kind of label contributes nothing to that loss.
+
+        Args:
+            labels (`torch.FloatTensor` of shape `(B, num_labels)`, *optional*): 1 = the tag holds, 0 = not; NaN =
+                unknown.
+            valence_arousal_labels (`torch.FloatTensor` of shape `(B, 2)`, *optional*): [valence, arousal] on
+                `config.valence_arousal_range`; NaN = unknown.
+            quadrant_labels (`torch.LongTensor` of shape `(B,)`, *optional*): 0 to 3 for Q1 (V+A+), Q2 (V-A+), Q3
+                (V-A-), Q4 (V+A-); -100 = unknown.
+
+        Returns:
+            [`MEROutput`].
+        """
+        output = self.mer(
+            input_values=input_values,
+            segment_mask=segment_mask,
+            lengths=lengths,
+            chord_root_ids=chord_root_ids,
+            chord_quality_ids=chord_quality_ids,
+            chord_mask=chord_mask,
+            mode_ids=mode_ids,
+            segment_embeddings=segment_embeddings,
+        )
+        output.logits = self.mood_head(output.embedding)
+        output.valence_arousal = self.valence_arousal_head(output.embedding)
+        if labels is not None:
+            output.mood_loss = mood_loss(output.logits, labels, self.config.tag_positive_rates)
+        if valence_arousal_labels is not None:
+            output.valence_arousal_loss = valence_arousal_loss(output.valence_arousal, valence_arousal_labels)
+        if quadrant_labels is not None:
+            output.quadrant_loss = quadrant_loss(
+                output.valence_arousal, quadrant_labels, self.config.valence_arousal_range
+            )
+        parts = [output.mood_loss, output.valence_arousal_loss, output.quadrant_loss]
+        if any(part is not None for part in parts):
+            output.loss = sum(part for part in parts if part is not None)
+        return output
+
+
+def _mean_of_known(losses, known):
+    # A sum over nothing keeps the graph, so that a batch without such labels trains the other heads.
+    return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def mood_loss(logits, labels, positive_rates=None):
+    """Binary cross-entropy over tags, weighted as published when the tags' positive rates are given.
+
+    With p a tag's rate: `pos_weight = 1 / p`, `weight = 2 / (1 + 1 / p)` (Kang & Herremans, 2025).
+
+    Args:
+        logits, labels (`torch.FloatTensor` of shape `(B, tags)`): NaN labels are left out.
+        positive_rates (`list[float]`, *optional*): p of each tag, in (0, 1].
+    """
+    pos_weight = weight = None
+    if positive_rates is not None:
+        inverse = 1 / torch.tensor(positive_rates, dtype=torch.float32, device=logits.device)
+        pos_weight, weight = inverse, 2 / (1 + inverse)
+    known = ~labels.isnan()
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), labels.nan_to_num().float(), weight, pos_weight=pos_weight, reduction="none"
+    )
+    return _mean_of_known(losses, known)
+
+
+def valence_arousal_loss(predicted, labels):
+    """Mean squared error of [valence, arousal], both (B, 2) on one scale; NaN labels are left out."""
+    known = ~labels.isnan()
+    return _mean_of_known((predicted.float() - labels.nan_to_num().float()).square(), known)
+
+
+def quadrant_loss(predicted, quadrants, valence_arousal_range=(1.0, 9.0)):
+    """Cross-entropy of the signs of valence and arousal around the middle of the scale.
+
+    Args:
+        predicted (`torch.FloatTensor` of shape `(B, 2)`): [valence, arousal]; a unit off the middle is one logit.
+        quadrants (`torch.LongTensor` of shape `(B,)`): 0 to 3 for Q1 to Q4, -100 = unknown, left out.
+        valence_arousal_range (`tuple[float, float]`): the scale.
+    """
+    known = (quadrants >= 0).unsqueeze(-1)
+    signs = torch.stack(((quadrants == 0) | (quadrants == 3), (quadrants == 0) | (quadrants == 1)), dim=-1)
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        predicted.float() - sum(valence_arousal_range) / 2, signs.float(), reduction="none"
+    )
+    return _mean_of_known(losses, known.expand_as(losses))
+
+
+__all__ = ["MEROutput", "MERForAudioClassification", "MERModel", "MERPreTrainedModel"]

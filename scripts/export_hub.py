@@ -1,0 +1,60 @@
+"""Write a model as a self-contained Hub folder: code, configuration, weights, preprocessor, card.
+
+    python -m mer.scripts.export_hub OUT [--model DIR]
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..feature_extraction_mer import MERFeatureExtractor
+from ..modeling_mer import MERForAudioClassification
+from .predict import EMBEDDED_MODEL
+
+ROOT = Path(__file__).resolve().parent.parent
+AUTO_MAP = {
+    "AutoConfig": "configuration_mer.MERConfig",
+    "AutoModel": "modeling_mer.MERModel",
+    "AutoModelForAudioClassification": "modeling_mer.MERForAudioClassification",
+}
+CUSTOM_PIPELINES = {
+    "audio-classification": {"impl": "pipeline_mer.MERPipeline", "pt": ["AutoModelForAudioClassification"]}
+}
+
+
+def export(model, extractor, out):
+    """Write everything that `from_pretrained(out, trust_remote_code=True)` and `pipeline` need into the folder `out`.
+
+    Saving alone would leave out the pipeline and the entry of the model without heads.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    model.config.auto_map = dict(AUTO_MAP)
+    model.config.custom_pipelines = CUSTOM_PIPELINES
+    # Through a folder of its own: saving copies the code, which must not be copied onto itself.
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        model.save_pretrained(folder)
+        extractor.save_pretrained(folder)
+        for file in sorted(Path(folder).iterdir()):
+            if file.suffix != ".py":
+                shutil.move(file, out / file.name)
+    for file in [*ROOT.glob("*_mer.py"), ROOT / "README.md", ROOT / "LICENSE"]:
+        if file.is_file() and file.parent != out.resolve():
+            shutil.copyfile(file, out / file.name)
+    return out
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id; default: the embedded mer-small")
+    args = parser.parse_args(argv)
+    model = MERForAudioClassification.from_pretrained(args.model)
+    out = export(model, MERFeatureExtractor.from_pretrained(args.model), args.out)
+    print(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
+
+
+if __name__ == "__main__":
+    main()
