@@ -178,14 +178,11 @@ class MERPreTrainedModel(PreTrainedModel):
             # Linear layers here differ in width by a hundred: a fixed deviation would fit none of them.
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
-                init.zeros_(module.bias)
+                init.constant_(module.bias, getattr(module, "initial_bias", 0.0))
         elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
-        if isinstance(module, MERForAudioClassification):
-            # An untrained head answers the middle of the scale.
-            init.constant_(module.valence_arousal_head[-1].bias, sum(self.config.valence_arousal_range) / 2)
 
 
 class MERModel(MERPreTrainedModel):
@@ -318,6 +315,8 @@ class MERForAudioClassification(MERPreTrainedModel):
         self.mer = MERModel(config)
         self.mood_head = self._head(config, config.num_labels)
         self.valence_arousal_head = self._head(config, 2)
+        # An untrained head answers the middle of the scale.
+        self.valence_arousal_head[-1].initial_bias = sum(config.valence_arousal_range) / 2
         self.post_init()
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -12,7 +13,18 @@ COMMANDS = {
 
 def main(argv=None):
     """Run ``mer``. Exit codes: 0 all done, 1 something failed (it was said what), 2 wrong usage, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. What Python still holds goes nowhere, or it would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(argv):
     parser = argparse.ArgumentParser(prog="mer", description="Music emotion recognition on your own machine.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     # Only the module that is asked for is imported: `mer --help` must not wait for torch.
@@ -29,11 +41,7 @@ def main(argv=None):
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(argv)
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..feature_extraction_mer import MERFeatureExtractor
-from ..modeling_mer import MERForAudioClassification
+from .. import MERFeatureExtractor, MERForAudioClassification
 from .predict import EMBEDDED_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent

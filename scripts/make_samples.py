@@ -38,7 +38,7 @@ class Score(NamedTuple):
 
 SCORES = {
     "bright": Score(
-        key="G major", bpm=132, tonic=67, tail=1.4, loudness=-13.0, seed=7,
+        key="G major", bpm=132, tonic=67, tail=0.8, loudness=-13.0, seed=7,
         chords="""
             G:maj/4 D:maj/4 E:min/4 C:maj/4  G:maj/4 D:maj/4 C:maj/4 D:maj/4
             E:min/4 C:maj/4 G:maj/4 D:maj/4  E:min/4 C:maj/4 D:maj/4 G:maj/4""",
@@ -53,11 +53,11 @@ SCORES = {
             5'/1 4'/.5 2'/.5 7/1 2'/1           1'/4""",
     ),
     "dark": Score(
-        key="F# minor", bpm=60, tonic=66, tail=3.0, loudness=-16.0, seed=11,
-        chords="F#:min/3 D:maj/3 B:min/3 C#:maj/3  F#:min/3 A:maj/3 B:min/3 C#:maj/3  F#:min/3",
+        key="F# minor", bpm=60, tonic=66, tail=1.6, loudness=-16.0, seed=11,
+        chords="F#:min/3 D:maj/3 B:min/3 C#:maj/3  F#:min/3 A:maj/3 B:min/3 C#:maj/3  F#:min/5",
         melody="""
             5/2 4/.5 3/.5   3/2 2/.5 1/.5  4/1.5 6/.5 5/.5 4/.5  2/1 #7,/2
-            1'/2 7/.5 5/.5  5/2 3/.5 5/.5  6/1.5 5/.5 4/1        5/1 2/1 #7,/1  1/3""",
+            1'/2 7/.5 5/.5  5/2 3/.5 5/.5  6/1.5 5/.5 4/1        5/1 2/1 #7,/1  1/5""",
     ),
 }  # fmt: skip
 
@@ -144,7 +144,7 @@ def piano(midi, seconds):
 def strings(midi, seconds):
     """A slow section: three players, slightly out of tune with each other."""
     spectrum = [k**-1.25 for k in range(1, 15)]
-    return sum(tone(midi + cents / 100, seconds, spectrum, 0.55, 0.9, vibrato=0.12) for cents in (-6, 0, 5)) / 3
+    return sum(tone(midi + cents / 100, seconds, spectrum, 0.45, 0.6, vibrato=0.12) for cents in (-6, 0, 5)) / 3
 
 
 def sub(midi, seconds):
@@ -162,6 +162,7 @@ class Mix:
         self.wet = np.zeros_like(self.dry)
 
     def seconds(self, beats):
+        """Beats as seconds."""
         return beats * 60 / self.score.bpm
 
     def add(self, sound, beat, gain, pan=0.0, send=0.2, loose=0.004):
@@ -203,7 +204,8 @@ def play_bright(score, mix):
         for offset, length in [(0, 4)] if last else [(0, 1.4), (1.5, 0.9), (2.5, 0.9), (3.5, 0.5)]:
             for i, midi in enumerate(voicing):
                 mix.add(electric_piano(midi, mix.seconds(length)), start + offset, 0.26, -0.5 + 0.3 * i)
-        line = [(0, 0, 0.75), (0.75, 0, 0.25), (1.5, 12, 0.5), (2, 0, 0.75), (2.75, 7, 0.25), (3, 0, 0.5), (3.5, 12, 0.5)]
+        line = [(0, 0, 0.75), (0.75, 0, 0.25), (1.5, 12, 0.5), (2, 0, 0.75), (2.75, 7, 0.25), (3, 0, 0.5)]
+        line.append((3.5, 12, 0.5))
         for offset, interval, length in [(0, 0, 4)] if last else line:
             mix.add(bass(root + interval, mix.seconds(length)), start + offset, 0.36, 0, 0.02)
         for step in range(1 if last else 8):  # quavers
@@ -214,7 +216,8 @@ def play_bright(score, mix):
                 mix.add(noise(rng, 0.2, 1200, 7000, 22) + 0.7 * thump(0.2, 260, 185, 30, 25), beat, 0.30, 0.05, 0.25)
                 for late in (0, 0.011, 0.024):  # several hands
                     mix.add(noise(rng, 0.14, 900, 3200, 34), beat + late / mix.seconds(1), 0.20, -0.2, 0.35)
-            mix.add(noise(rng, 0.16, 6500, 15000, 28 if step % 2 else 60), beat, 0.13 if step % 2 else 0.08, 0.35, 0.05)
+            decay, gain = (28, 0.13) if step % 2 else (60, 0.08)  # the hi-hat opens off the beat
+            mix.add(noise(rng, 0.16, 6500, 15000, decay), beat, gain, 0.35, 0.05)
         if start % 32 == 28:
             for i in range(0 if last else 4):  # a fill into the next eight bars
                 mix.add(noise(rng, 0.15, 1000, 6000, 26), start + 3 + i / 4, 0.14 + 0.04 * i, 0.1 * i)
@@ -232,21 +235,21 @@ def play_dark(score, mix):
         root = 36 + (PITCHES[label.split(":")[0]] - 4) % 12 - 8
         # A bow starts early, so that the slow attack has bloomed when the harmony changes.
         for i, midi in enumerate(voicing):
-            mix.add(strings(midi, mix.seconds(beats)), start - 0.25, 0.26, -0.55 + 0.5 * i, 0.45, 0.015)
-        mix.add(strings(root + 12, mix.seconds(beats)), start - 0.25, 0.26, -0.25, 0.35, 0.015)
+            mix.add(strings(midi, mix.seconds(beats)), start - 0.3, 0.26, -0.55 + 0.5 * i, 0.45, 0.015)
+        mix.add(strings(root + 12, mix.seconds(beats)), start - 0.3, 0.26, -0.25, 0.35, 0.015)
         mix.add(sub(root, mix.seconds(beats)), start, 0.34, 0, 0.0)
-        for offset, gain, low in ((0, 0.34, 52), (2, 0.16, 68), (2.5, 0.11, 68)):
+        for offset, gain, low in ((0, 0.42, 52), (1, 0.2, 68), (2, 0.26, 68)):
             if offset == 0 or start + beats < mix.beats:
-                stroke = thump(0.9, 1.7 * low, low, 22, 5) + 0.15 * noise(mix.rng, 0.9, 80, 500, 14)
-                mix.add(stroke, start + offset, gain, 0.4 - 0.8 * (offset == 2), 1.1, 0.008)
+                stroke = thump(0.9, 1.7 * low, low, 22, 5) + 0.5 * noise(mix.rng, 0.9, 150, 1800, 30)
+                mix.add(stroke, start + offset, gain, 0.4 - 0.4 * offset, 0.9, 0.004)
     return mix.master(2.8, 3500)
 
 
 def render(name):
     """Synthesise a piece: `"bright"` or `"dark"`. Always the same samples.
 
-    Returns the waveform (float32, `(n, 2)`, 44.1 kHz), the chords as `(start, end, label)` in seconds up to where the
-    last sounds ring out, and the key as madmom writes it, such as `"G major"`.
+    Returns the waveform (float32, `(n, 2)`, 44.1 kHz), the chords as `(start, end, label)` in seconds (what rings on
+    after the last one's end has no label), and the key as madmom writes it, such as `"G major"`.
     """
     score = SCORES[name]
     mix = Mix(score)
@@ -260,7 +263,7 @@ def write(name, folder):
     ogg, lab = folder / f"{name}.ogg", folder / f"{name}.lab"
     part = folder / f".{name}.part"
     try:
-        with sf.SoundFile(part, "w", RATE, 2, "VORBIS", format="OGG", compression_level=0.7) as file:
+        with sf.SoundFile(part, "w", RATE, 2, "VORBIS", format="OGG", compression_level=0.8) as file:
             for first in range(0, len(wave), RATE):  # libsndfile can crash on one long Vorbis write
                 file.write(wave[first : first + RATE])
         os.replace(part, ogg)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,54 +38,95 @@ def add_arguments(parser):
 
 def run(args):
     """Run ``mer predict``; returns the exit code."""
+    problem = None
     if args.top_k is not None and args.top_k < 1:
-        print("mer predict: --top-k must be 1 or more", file=sys.stderr)
+        problem = "--top-k must be 1 or more"
+    elif args.output is not None:
+        problem = check_output(args.output)
+    if problem:
+        print(f"mer predict: {problem}", file=sys.stderr)
         return 2
-    if args.output is not None and not args.output.absolute().parent.is_dir():
-        print(f"mer predict: {args.output.parent}: no such folder to write to", file=sys.stderr)
-        return 2
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name or a bar that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         pipe = load_pipeline(args.model)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"mer predict: cannot load the model {args.model}: {error}", file=sys.stderr)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        print(f"mer predict: cannot load the model {args.model}: {one_line(error)}", file=sys.stderr)
         return 1
     if args.top_k is None and args.format == "table":
         args.top_k = 5
     files = list(find_files(args.paths, args.recursive))
     done = failed = 0
     hidden = args.quiet or len(files) < 2
-    with open_output(args.output) as output:
-        write = WRITERS[args.format](output, pipe.model.config.id2label.values())
-        for path, problem in tqdm(files, desc="mer predict", unit="file", disable=hidden, file=sys.stderr):
-            record = {"path": path, "error": problem} if problem else predict(pipe, path, args.top_k)
-            write(record)
-            if record["error"] is None:
-                done += 1
-                continue
-            failed += 1
-            if args.output is not None or args.format != "table":
-                tqdm.write(f"mer predict: {record['error']}", file=sys.stderr)
-            if args.strict:
-                break
-        write(None)
+    try:
+        with open_output(args.output, args.quiet) as output:
+            write = WRITERS[args.format](output, pipe.model.config.id2label.values())
+            try:
+                for path, problem in tqdm(files, desc="mer predict", unit="file", disable=hidden, file=sys.stderr):
+                    record = {"path": path, "error": problem} if problem else predict(pipe, path, args.top_k)
+                    write(record)
+                    if record["error"] is None:
+                        done += 1
+                        continue
+                    failed += 1
+                    if not args.quiet and (args.output is not None or args.format != "table"):
+                        tqdm.write(f"mer predict: {record['error']}", file=sys.stderr)
+                    if args.strict:
+                        raise Stopped
+            except (KeyboardInterrupt, Stopped):
+                write(None)  # what is done stays readable
+                raise
+            write(None)
+    except Stopped:
+        pass
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"mer predict: cannot write the output: {one_line(error)}", file=sys.stderr)
+        return 1
     if not hidden:
         print(f"{done} done, {failed} failed", file=sys.stderr)
     return 1 if failed else 0
 
 
+class Stopped(Exception):
+    """`--strict` met a file that fails."""
+
+
+def one_line(error):
+    """The first sentence of an error's message, on one line."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
+
+
 def load_pipeline(model=EMBEDDED_MODEL):
-    """The pipeline of a MER model: a folder or a Hub id; by default the embedded ``mer-small``, without any network."""
+    """The pipeline of a MER model: a folder or a Hub id; by default the embedded ``mer-small``, without any network.
+
+    Raises:
+        OSError: there is no such model, or a file of it is missing.
+        ValueError: it is not a MER model, or its files are damaged.
+        ImportError: chords and key cannot be recognised here; says what to install.
+    """
+    from safetensors import SafetensorError
+    from transformers import PreTrainedConfig
     from transformers.utils import logging
 
-    from ..feature_extraction_mer import MERFeatureExtractor
-    from ..modeling_mer import MERForAudioClassification
-    from ..pipeline_mer import MERPipeline
+    from .. import MERFeatureExtractor, MERForAudioClassification, MERPipeline
 
     logging.disable_progress_bar()
-    return MERPipeline(
-        model=MERForAudioClassification.from_pretrained(model),
-        feature_extractor=MERFeatureExtractor.from_pretrained(model),
-    )
+    if os.path.isdir(model) and not os.path.isfile(os.path.join(model, "config.json")):
+        raise FileNotFoundError("the folder holds no config.json.")
+    kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+    if kind != "mer":
+        raise ValueError(f"its config.json describes {kind or 'no model'}, not a MER model.")
+    try:
+        network, report = MERForAudioClassification.from_pretrained(model, output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"its weights are damaged ({one_line(error)}).") from error
+    if report["missing_keys"]:
+        raise ValueError(f"its weights lack {len(report['missing_keys'])} tensors that config.json calls for.")
+    return MERPipeline(model=network, feature_extractor=MERFeatureExtractor.from_pretrained(model))
 
 
 def find_files(paths, recursive):
@@ -94,7 +136,11 @@ def find_files(paths, recursive):
             yield path, None
             continue
         below = Path(path).rglob("*") if recursive else Path(path).iterdir()
-        found = sorted(file for file in below if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = sorted(
+            file
+            for file in below  # "._song.mp3" is no music, but what macOS leaves beside it on other systems' disks
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith("._") and file.is_file()
+        )
         for file in found:
             yield str(file), None
         if not found:
@@ -106,23 +152,53 @@ def predict(pipe, path, top_k=None):
     """One record: `path`, `error` (None or a sentence), then what the pipeline returns and the model's name."""
     try:
         answer = pipe(path, top_k=top_k, return_valence_arousal=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        message = str(error)
+    except (OSError, ValueError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
         return {"path": path, "error": message if path in message else f"{path}: {message}"}
+    except Exception as error:  # whatever is wrong with this file, the others are still done
+        return {"path": path, "error": f"{path}: {type(error).__name__}: {one_line(error)}"}
     name = pipe.model.config.name_or_path
     return {"path": path, "error": None, **answer, "model": "mer-small" if name == str(EMBEDDED_MODEL) else name}
 
 
+def check_output(path):
+    """What keeps `path` from being written, as a sentence, or `None`."""
+    if path.suffix.lower() in SUFFIXES:
+        return f"{path}: named like music; the output is text"
+    if path.is_dir():
+        return f"{path}: a folder; -o names a file"
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        return f"{path.parent}: no such folder to write to"
+    if not os.access(parent, os.W_OK) and not path.exists():
+        return f"{path.parent}: this folder cannot be written to"
+    return None
+
+
 @contextmanager
-def open_output(path):
-    """Text stream to `path` through a temporary name beside it, or to standard output."""
+def open_output(path, quiet=False):
+    """Text stream to `path` through a temporary name beside it, or to standard output.
+
+    Left before the end, `path` stays as it was, and what was written stays under the temporary name, which is said.
+    """
     if path is None:
         yield sys.stdout
         return
+    if path.exists() and not path.is_file():  # a device or a pipe: there is nothing to replace
+        with open(path, "w", encoding="utf-8", errors="replace", newline="") as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        yield file
-    os.replace(temporary, path)
+    complete = False
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="replace", newline="") as file:
+            yield file
+        os.replace(temporary, path)
+        complete = True
+    finally:
+        if not complete and not quiet and temporary.is_file():
+            print(f"mer predict: stopped early; what was done is in {temporary}", file=sys.stderr)
 
 
 # A writer is made with the stream and the tags; it is called with every record, and with None at the end.
@@ -147,14 +223,17 @@ def _jsonl(output, tags):
 
 
 def _json(output, tags):
-    records = []
+    first = True
 
     def write(record):
-        if record is not None:
-            records.append(record)
-        else:
-            json.dump(records, output, ensure_ascii=False, indent=2)
-            output.write("\n")
+        nonlocal first
+        if record is None:
+            output.write("[]\n" if first else "\n]\n")
+            return
+        output.write("[\n" if first else ",\n")
+        output.write(textwrap.indent(json.dumps(record, ensure_ascii=False, indent=2), "  "))
+        output.flush()
+        first = False
 
     return write
 

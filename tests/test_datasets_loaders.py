@@ -1,0 +1,679 @@
+"""The corpora, on small folders in the official layouts: values made up here, ids from the committed split lists."""
+
+import importlib
+import warnings
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from mer.configuration_mer import MOOD_TAGS
+from mer.datasets_loaders import (
+    CORPORA, FEATURES, CorpusError, check_valence_arousal, load_mer_dataset, rescale, tag_positive_rates,
+)  # fmt: skip
+from mer.datasets_loaders.corpus import warn_once
+from mer.datasets_loaders.leak_free import (
+    SPLITS, artist_keys, assign_groups, read_list, read_split_list, tied_groups,
+)  # fmt: skip
+from mer.scripts import cli, publish_corpus
+
+OPTIONS = {"folder": {"scale": "0-1"}}
+
+
+def write(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def tone(path, rate=44100, channels=2, seconds=0.3):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)
+    soundfile.write(path, np.repeat(wave[:, None], channels, axis=1), rate, format="MP3")
+
+
+def some_ids(corpus, low=1, high=10_000):
+    """Two ids of each split of both lists, so that no split is empty; in numerical order."""
+    ids = set()
+    for splits in ("leak_free", "published"):
+        split_of = read_split_list(splits, corpus)
+        for split in set(split_of.values()):
+            ids.update([i for i in split_of if split_of[i] == split and low <= int(i) <= high][:2])
+    return sorted(ids, key=int)
+
+
+def values_of(track_id, axis):
+    """Made-up (mean on 1-9, deviation) of a song: no two of the four numbers alike."""
+    shift = 0 if axis == "valence" else 3.25
+    return 1.5 + int(track_id) % 4 + shift, 0.5 + shift / 10
+
+
+def curve_of(track_id, axis):
+    """Made-up curve on -1..1; ids differ in length."""
+    return [round(values_of(track_id, axis)[0] / 10 - 0.4 + 0.01 * step, 3) for step in range(3 + int(track_id) % 3)]
+
+
+def write_curves(folder, ids, names, space=""):
+    header = ["song_id"] + [f"{space}sample_{15000 + 500 * step}ms" for step in range(5)]
+    for axis, name in names.items():
+        rows = [",".join([i] + [f"{space}{value}" for value in curve_of(i, axis)]) for i in ids]
+        write(folder / name, ",".join(header), *rows)
+
+
+def make_deam(root, underscores=False):
+    """Ids of both files; leading spaces, interleaved columns, ragged metadata with tabs; columns exchanged to 1000."""
+    ids = some_ids("deam", high=1000) + ["1001", "1002", "2001", "2002", "2003"]
+
+    def folder(*names):
+        return root.joinpath(*(name.replace(" ", "_") if underscores else name for name in names))
+
+    averaged = folder("annotations", "annotations averaged per song")
+    for name, members in (("1_2000", ids[:-3]), ("2000_2058", ids[-3:])):
+        columns = ["valence_mean", "valence_std", "arousal_mean", "arousal_std"]
+        if name == "2000_2058":
+            columns[2:2] = ["valence_max_mean", "valence_max_std", "valence_min_mean", "valence_min_std"]
+        rows = []
+        for i in members:
+            values = [*values_of(i, "valence"), *values_of(i, "arousal")]
+            if int(i) <= 1000:
+                values = values[2:] + values[:2]
+            cells = dict(zip(("valence_mean", "valence_std", "arousal_mean", "arousal_std"), values))
+            rows.append(", ".join([i] + [str(cells.get(column, 8.5)) for column in columns]))
+        path = averaged / "song_level" / f"static_annotations_averaged_songs_{name}.csv"
+        write(path, ", ".join(["song_id", *columns]), *rows)
+    dynamic = averaged / folder("dynamic (per second annotations)").name
+    write_curves(dynamic, ids, {axis: f"{axis}.csv" for axis in ("valence", "arousal")}, space=" ")
+    write(
+        root / "metadata" / "metadata_2013.csv",
+        '"song_id","file_name","Artist","Song title"',
+        f'{ids[0]},"\t{ids[0]}.mp3","Made Up\t","\tA Title\t"',
+    )
+    write(
+        root / "metadata" / "metadata_2014.csv",
+        "Id,Artist,Album,Track,Genre,labels",
+        '1001,"A, B and C",Album,"Song, the",Rock,\tone,two,three,,',
+        "1002,\tSolo",
+    )
+    write(root / "metadata" / "metadata_2015.csv", "id,title ,artist ,album", "2001,Title,Full Song,n/a,x,y,,,")
+    for i in ids:
+        rate, channels = {"1001": (48000, 2), "1002": (16000, 1), "2001": (22050, 1)}.get(i, (44100, 2))
+        tone(root / "MEMD_audio" / f"{i}.mp3", rate, channels)
+    return ids
+
+
+def make_emomusic(root, flat=False):
+    """Arousal before valence, cells with tabs, more clips than annotations."""
+    ids = some_ids("emomusic")
+    annotations = root if flat else root / "annotations"
+    rows = [",".join(map(str, [i, *values_of(i, "arousal"), *values_of(i, "valence")])) for i in ids]
+    write(annotations / "static_annotations.csv", "song_id,mean_arousal,std_arousal,mean_valence,std_valence", *rows)
+    write(
+        annotations / "songs_info.csv",
+        '"song_id","file_name","Artist","Song title","start","end","Genre","Mediaeval 2013 set"',
+        *(f'{i},"\t{i}.mp3","Artist {i}\t","\tTitle\t","\t0.48\t","\t1.33\t","\tBlues\t","development"' for i in ids),
+    )
+    write_curves(annotations, ids, {axis: f"{axis}_cont_average.csv" for axis in ("valence", "arousal")})
+    for i in [*ids, "1"]:
+        tone(root / ("clips_45sec" if flat else "clips_45seconds") / f"{i}.mp3")
+    return ids
+
+
+def make_pmemo(root):
+    """Arousal before valence, 0 to 1; a clip without annotation."""
+    ids = some_ids("pmemo")
+    for name, kind, index in (("static_annotations", "mean", 0), ("static_annotations_std", "std", 1)):
+        rows = []
+        for i in ids:
+            arousal, valence = (values_of(i, axis)[index] for axis in ("arousal", "valence"))
+            scaled = [(x - 1) / 8 if kind == "mean" else x / 8 for x in (arousal, valence)]
+            rows.append(",".join([i, *map(str, scaled)]))
+        write(root / "annotations" / f"{name}.csv", f"musicId,Arousal({kind}),Valence({kind})", *rows)
+    rows = []
+    for i in ids:
+        for step, (arousal, valence) in enumerate(zip(curve_of(i, "arousal"), curve_of(i, "valence"))):
+            rows.append(f"{i},{15 + step / 2},{(arousal + 1) / 2},{(valence + 1) / 2}")
+    write(root / "annotations" / "dynamic_annotations.csv", "musicId,frameTime,Arousal(mean),Valence(mean)", *rows)
+    write(
+        root / "metadata.csv",
+        "musicId,fileName,title,artist,album,duration,chorus_start_time,chorus_end_time",
+        *(f'{i},{i}.mp3,Title,"Artist, {i}",Album,{20 + int(i) / 100},02:35,03:05' for i in ids),
+    )
+    for i in [*ids, "9999"]:
+        tone(root / "chorus" / f"{i}.mp3")
+    return ids
+
+
+JAMENDO = {  # 17146 and 24836 are one recording
+    "train": [
+        ("track_0000948", "48/948.mp3", ["background"]),
+        ("track_0017146", "46/17146.mp3", ["dark"]),
+        ("track_0000950", "50/950.mp3", ["action", "calm", "uplifting"]),
+    ],
+    "validation": [("track_0003346", "46/3346.mp3", ["calm", "melodic"]), ("track_0003347", "47/3347.mp3", ["calm"])],
+    "test": [("track_0024836", "36/24836.mp3", ["dark"]), ("track_0004882", "82/4882.mp3", ["meditative", "sad"])],
+}
+
+
+def make_mtg_jamendo(root):
+    """Any number of tags; one of the files from the low-bitrate archive; split-1 with the roles of split-0 turned."""
+    for number in (0, 1):
+        for split, tracks in JAMENDO.items():
+            rows = [
+                "\t".join(
+                    [i, "artist_000001", "album_000001", path, "212.7", *(f"mood/theme---{tag}" for tag in tags)]
+                )
+                for i, path, tags in tracks
+            ]
+            name = {"train": "test", "test": "train"}.get(split, split) if number else split
+            path = root / "data" / "splits" / f"split-{number}" / f"autotagging_moodtheme-{name}.tsv"
+            write(path, "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS", *rows)
+    paths = [path for tracks in JAMENDO.values() for _, path, _ in tracks]
+    for path in paths[1:]:
+        tone(root / "audio" / path)
+    tone(root / "audio" / paths[0].replace(".mp3", ".low.mp3"), 22050, 1)
+    return [i for tracks in JAMENDO.values() for i, _, _ in tracks]
+
+
+def make_folder(root, splits=True):
+    rows, ids = [], []
+    for number, split in enumerate(("train", "train", "validation", "validation", "test", "test")):
+        ids.append(f"sub folder/{number}.mp3")
+        tone(root / ids[-1])
+        rows.append(
+            f"{ids[-1]},0.5,{number / 10},calm; sad,Q{number % 4 + 1},artist {number},{split if splits else ''}"
+        )
+    write(root / "annotations.csv", "path,valence,arousal,tags,quadrant,artist,split", *rows)
+    return ids
+
+
+MAKERS = {
+    "deam": make_deam, "emomusic": make_emomusic, "pmemo": make_pmemo, "mtg_jamendo": make_mtg_jamendo,
+    "folder": make_folder,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Name -> (folder, ids) of each corpus; read only."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in MAKERS}
+    return {name: (folders[name], make(folders[name])) for name, make in MAKERS.items()}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    warn_once.cache_clear()
+    datasets.disable_progress_bars()
+
+
+def load(name, folder, cache, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_mer_dataset(name, folder, cache_dir=str(cache), **OPTIONS.get(name, {}), **options)
+
+
+def by_id(splits):
+    return {row["track_id"]: row for split in splits.values() for row in split}
+
+
+# The contract, for every corpus
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_contract(name, made, tmp_path, monkeypatch):
+    folder, ids = made[name]
+    builder, module = CORPORA[name], importlib.import_module(f"mer.datasets_loaders.{name}")
+    for word in ("What:", "Labels:", "Licence:"):
+        assert word in module.__doc__
+    assert module.LICENSE == builder.license and module.CITATION == builder.citation and module.LAYOUT
+    if name != "folder":
+        assert module.CITATION.startswith("@") and module.HOMEPAGE.startswith("https://") and module.REMOTES
+        assert module.HOMEPAGE in module.__doc__
+
+    loaded = load(name, folder, tmp_path / "one")
+    assert list(loaded) == list(SPLITS)
+    assert all(split.features == FEATURES and len(split) for split in loaded.values())
+    seen = [i for split in loaded.values() for i in split["track_id"]]
+    assert len(set(seen)) == len(seen) and set(seen) <= set(ids)
+    for split in loaded.values():
+        assert [i for i in ids if i in set(split["track_id"])] == list(split["track_id"])  # order of the files
+        assert all(Path(path).is_file() for path in split["audio"])
+    for row in by_id(loaded).values():
+        assert row["corpus"] == name
+        assert row["valence"] is None or 1 <= row["valence"] <= 9
+        assert (row["mood_labels"] is None) == (name not in ("mtg_jamendo", "folder"))
+
+    parallel = load(name, folder, tmp_path / "two", num_proc=2)
+    assert {split: rows[:] for split, rows in parallel.items()} == {split: rows[:] for split, rows in loaded.items()}
+    as_audio = loaded["test"].cast_column("audio", datasets.Audio(decode=False))
+    assert as_audio[0]["audio"]["path"] == loaded["test"][0]["audio"]
+    curves = load(name, folder, tmp_path / "one", dynamic=True, split="train")
+    assert set(curves.column_names) - set(FEATURES) == {"curve_times", "curve_valence", "curve_arousal"}
+
+    def must_not_run(self, rows):
+        raise AssertionError("the cache was not used")
+
+    monkeypatch.setattr(builder, "_generate_examples", must_not_run)
+    assert load(name, folder, tmp_path / "one", split="test")[:] == loaded["test"][:]
+    with pytest.raises(AssertionError, match="cache was not used"):
+        load(name, folder, tmp_path / "three")
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_validate_and_missing_folder(name, tmp_path):
+    root = tmp_path / "corpus"
+    ids = MAKERS[name](root)
+    options = OPTIONS.get(name, {})
+    clean = CORPORA[name].validate(root, **options)
+    assert clean.missing == clean.unreadable == []
+    assert len(clean.unlabelled) == (name in ("emomusic", "pmemo"))
+    rows = CORPORA[name].tracks(root, CORPORA[name].configured(**options))
+    assert [row["track_id"] for row in rows] == ids
+    gone, text, empty = (Path(row["audio"]) for row in rows[1:4])
+    gone.unlink()
+    text.write_text("no music")
+    empty.write_bytes(b"")
+    tone(gone.parent / "extra.mp3")
+    broken = CORPORA[name].validate(root, **options)
+    assert broken.missing == [str(gone.relative_to(root))]
+    assert broken.unreadable == [str(path.relative_to(root)) for path in (text, empty)]
+    assert str((gone.parent / "extra.mp3").relative_to(root)) in broken.unlabelled
+    with pytest.warns(UserWarning, match=f"1 of {len(ids)} audio files"):
+        CORPORA[name](root, cache_dir=str(tmp_path / "cache"), **options)
+
+    with pytest.raises(FileNotFoundError) as error:
+        load_mer_dataset(name, tmp_path / "nowhere", **options)
+    assert CORPORA[name].homepage in str(error.value) and CORPORA[name].layout in str(error.value)
+
+
+# Each corpus's own ways
+
+
+@pytest.mark.parametrize("underscores", [False, True])
+def test_deam(underscores, tmp_path):
+    ids = make_deam(tmp_path / "DEAM", underscores)
+    loaded = load("deam", tmp_path / "DEAM", tmp_path / "cache", dynamic=True)
+    rows = by_id(loaded)
+    assert set(rows) == set(ids)
+    for i, row in rows.items():
+        for axis in ("valence", "arousal"):
+            assert (row[axis], row[f"{axis}_std"]) == values_of(i, axis)
+            assert row[f"curve_{axis}"] == pytest.approx([5 + 4 * value for value in curve_of(i, axis)])
+        assert row["curve_times"] == [15 + 0.5 * step for step in range(len(curve_of(i, "valence")))]
+    assert [rows[i]["artist"] for i in (ids[0], "1001", "1002", "2001")] == [
+        "Made Up",
+        "A, B and C",
+        "Solo",
+        "Full Song",
+    ]
+    assert rows["2002"]["artist"] is None
+    rates = {soundfile.info(row["audio"]).samplerate for row in rows.values()}
+    assert rates == {44100, 48000, 22050, 16000}
+    for row in rows.values():
+        wave, _ = librosa.load(row["audio"], sr=24000)
+        assert wave.ndim == 1 and 0.25 < len(wave) / 24000 < 0.5
+
+    released = by_id(load("deam", tmp_path / "DEAM", tmp_path / "cache", valence_arousal="as_released"))
+    for i, row in released.items():
+        same = (row["valence"], row["valence_std"]) == values_of(i, "valence")
+        assert same == (int(i) > 1000)
+        assert (row["arousal"], row["arousal_std"]) == values_of(i, "arousal" if same else "valence")
+
+
+def test_deam_says_that_it_repairs_and_proves_it(made, tmp_path, capsys):
+    folder, _ = made["deam"]
+    with pytest.warns(UserWarning, match="exchanged") as caught:
+        for _ in range(2):
+            load_mer_dataset("deam", folder, cache_dir=str(tmp_path))
+    assert sum("exchanged" in str(warning.message) for warning in caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_mer_dataset("deam", folder, cache_dir=str(tmp_path), valence_arousal="as_released")
+    table = check_valence_arousal(folder, made["emomusic"][0])
+    assert table["DEAM, ids to 1000"]["static valence ~ dynamic arousal"] > 0.99
+    assert table["EmoMusic's own file"]["static valence ~ dynamic valence"] > 0.99
+    assert table["DEAM, repaired"]["static valence ~ dynamic valence"] > 0.99
+    assert table["DEAM, as released"]["static valence ~ dynamic valence"] < 0.95
+    assert "DEAM, repaired" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_emomusic(flat, tmp_path):
+    ids = make_emomusic(tmp_path / "emo", flat)
+    loaded = load("emomusic", tmp_path / "emo", tmp_path / "cache", dynamic=True)
+    published = load("emomusic", tmp_path / "emo", tmp_path / "cache", splits="published")
+    assert set(by_id(published)) == set(ids)
+    assert list(loaded["test"]["track_id"]) == list(published["test"]["track_id"])
+    assert len(by_id(loaded)) < len(ids)  # by an artist of the official test set: in no split
+    for i, row in by_id(loaded).items():
+        assert row["artist"] == f"Artist {i}"
+        for axis in ("valence", "arousal"):
+            assert (row[axis], row[f"{axis}_std"]) == values_of(i, axis)
+            assert row[f"curve_{axis}"] == pytest.approx([5 + 4 * value for value in curve_of(i, axis)])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_pmemo(nested, tmp_path):
+    ids = make_pmemo(tmp_path / "PMEmo2019")
+    rows = by_id(load("pmemo", tmp_path if nested else tmp_path / "PMEmo2019", tmp_path / "cache", dynamic=True))
+    assert set(rows) == set(ids)
+    for i, row in rows.items():
+        assert row["artist"] == f"Artist, {i}" and row["duration"] == 20 + int(i) / 100
+        for axis in ("valence", "arousal"):
+            assert (row[axis], row[f"{axis}_std"]) == pytest.approx(values_of(i, axis))
+            assert row[f"curve_{axis}"] == pytest.approx([5 + 4 * value for value in curve_of(i, axis)])
+
+
+def test_mtg_jamendo(made, tmp_path):
+    folder, _ = made["mtg_jamendo"]
+    published = load("mtg_jamendo", folder, tmp_path, splits="published")
+    for split, tracks in JAMENDO.items():
+        assert list(published[split]["track_id"]) == [i for i, _, _ in tracks]
+        for row, (_, _, tags) in zip(published[split], tracks):
+            assert [MOOD_TAGS[n] for n, label in enumerate(row["mood_labels"]) if label] == tags
+            assert row["duration"] == 212.7 and row["artist"] == "artist_000001"
+    assert published["train"][0]["audio"].endswith("48/948.low.mp3")
+
+    leak_free = load("mtg_jamendo", folder, tmp_path)
+    assert list(leak_free["train"]["track_id"]) == ["track_0000948", "track_0000950"]  # its copy is a test track
+    assert leak_free["test"][:] == published["test"][:]
+    turned = load("mtg_jamendo", folder, tmp_path, split_number=1)
+    assert list(turned["test"]["track_id"]) == [i for i, _, _ in JAMENDO["train"]]
+    assert list(turned["train"]["track_id"]) == ["track_0004882"]
+    with pytest.raises(ValueError, match="split_number must be 0 to 4"):
+        load("mtg_jamendo", folder, tmp_path, split_number=5)
+
+    rates = tag_positive_rates(leak_free["train"])
+    assert len(rates) == 56
+    assert {tag: rate for tag, rate in zip(MOOD_TAGS, rates) if rate} == dict.fromkeys(
+        ("background", "action", "calm", "uplifting"), 0.5
+    )
+
+
+def test_folder(made, tmp_path):
+    folder, ids = made["folder"]
+    rows = by_id(load("folder", folder, tmp_path))
+    assert [row["arousal"] for row in rows.values()] == pytest.approx([1 + 0.8 * n for n in range(6)])
+    assert {row["valence"] for row in rows.values()} == {5.0}
+    assert [row["quadrant"] for row in rows.values()] == ["Q1", "Q2", "Q3", "Q4", "Q1", "Q2"]
+    assert [MOOD_TAGS[n] for n in np.flatnonzero(rows[ids[0]]["mood_labels"])] == ["calm", "sad"]
+
+    bare = tmp_path / "bare"
+    write(bare / "mine.csv", "path,artist", *(f"{n}.mp3,Artist {n // 5}" for n in range(100)))
+    loaded = load_mer_dataset("folder", bare, csv="mine.csv", cache_dir=str(tmp_path))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 80, "validation": 10, "test": 10}
+    artists = [set(split["artist"]) for split in loaded.values()]
+    assert sum(map(len, artists)) == len(set.union(*artists)) == 20
+    row = loaded["train"][0]
+    assert row["valence"] is row["arousal"] is row["mood_labels"] is row["quadrant"] is None
+    with pytest.raises(ValueError, match="no published splits"):
+        load_mer_dataset("folder", bare, csv="mine.csv", splits="published", cache_dir=str(tmp_path))
+
+    write(bare / "one.csv", "path,split", "1.mp3,train")
+    loaded = load("folder", bare, tmp_path, csv="one.csv")
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 1}
+
+
+def test_changed_files_and_options_meet_no_old_cache(tmp_path):
+    make_pmemo(tmp_path / "pmemo")
+    path = tmp_path / "pmemo" / "annotations" / "static_annotations.csv"
+    before = load("pmemo", tmp_path / "pmemo", tmp_path / "cache", split="test")
+    lines = path.read_text().splitlines()
+    changed = before["track_id"][0]
+    lines = [f"{changed},0.5,0.25" if line.startswith(f"{changed},") else line for line in lines]
+    path.write_text("\n".join(lines))
+    after = load("pmemo", tmp_path / "pmemo", tmp_path / "cache", split="test")
+    assert (after[0]["valence"], after[0]["arousal"]) == (3, 5) != (before[0]["valence"], before[0]["arousal"])
+    published = load("pmemo", tmp_path / "pmemo", tmp_path / "cache", splits="published", split="test")
+    assert list(published["track_id"]) != list(after["track_id"])
+
+
+# Bad input: one sentence that names the file and the line
+
+JAMENDO_FILE = "data/splits/split-0/autotagging_moodtheme-train.tsv"
+JAMENDO_HEAD = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
+DEAM_FILE = "annotations/annotations averaged per song/song_level/static_annotations_averaged_songs_2000_2058.csv"
+DEAM_HEAD = "song_id, valence_mean, valence_std, arousal_mean, arousal_std"
+EMO_FILE = "annotations/static_annotations.csv"
+EMO_HEAD = "song_id,mean_arousal,std_arousal,mean_valence,std_valence"
+PMEMO_HEAD = "musicId,Arousal(mean),Valence(mean)"
+PMEMO_CURVES = "annotations/dynamic_annotations.csv"
+
+
+@pytest.mark.parametrize(
+    "name, file, lines, says",
+    [
+        ("deam", DEAM_FILE, ["song_id, valence_mean, valence_std, arousal_mean", "2001,5,1,5"], "'arousal_std' is missing"),
+        ("deam", DEAM_FILE, [DEAM_HEAD, "2001, 5, 1, nan, 1"], "line 2: arousal_mean is 'nan', not a number"),
+        ("deam", DEAM_FILE, [DEAM_HEAD, "2001, 5, 1, 9.5, 1"], "line 2: arousal_mean is 9.5, off the scale 1 to 9"),
+        ("deam", DEAM_FILE, [DEAM_HEAD, "2001, 5, 1, 5, 1", "", "2001, 5, 1, 5, 1"], "line 4: the id 2001 has occurred"),
+        ("deam", DEAM_FILE, [DEAM_HEAD, "../1, 5, 1, 5, 1"], "line 2: the id '../1' is not a whole number"),
+        ("deam", DEAM_FILE, [DEAM_HEAD, "2900, 5, 1, 5, 1"], "the leak_free splits do not know the id 2900"),
+        ("emomusic", EMO_FILE, [EMO_HEAD, "2,5,1,,1"], "line 2: mean_valence is '', not a number"),
+        ("emomusic", EMO_FILE, [EMO_HEAD, "2,0.4,1,5,1"], "line 2: mean_arousal is 0.4, off the scale 1 to 9"),
+        ("emomusic", "annotations/valence_cont_average.csv", ["song_id,mean", "2,1"], "column 'mean' is not of the form"),
+        ("pmemo", EMO_FILE, [PMEMO_HEAD, "1,0.5,1.5"], "line 2: Valence(mean) is 1.5, off the scale 0 to 1"),
+        ("pmemo", EMO_FILE, [], "'musicId' is missing; the file has none"),
+        ("pmemo", PMEMO_CURVES, ["musicId,frameTime,Arousal(mean),Valence(mean)", "1,15,.5,.5", "1,15,.5,.5"], "line 3: the time"),
+        ("mtg_jamendo", JAMENDO_FILE, ["TRACK_ID\tPATH"], "column 2 must be 'ARTIST_ID'"),
+        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t00/1.mp3\t9"], "line 2: there are 5 cells"),
+        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t00/1.mp3\t9\tmood/theme---odd"], "line 2: the tag 'mood/theme---odd'"),
+        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t../1.mp3\t9\tmood/theme---sad"], "line 2: the path '../1.mp3'"),
+        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t00/1.mp3\tnan\tmood/theme---sad"], "line 2: DURATION is 'nan'"),
+        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, *["t\ta\tb\t00/1.mp3\t9\tmood/theme---sad"] * 2], "line 3: the id t has"),
+        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "track_0003346\ta\tb\t00/1.mp3\t9\tmood/theme---sad"], "is in train too"),
+        ("folder", "annotations.csv", ["file", "a.mp3"], "the column 'path' is missing"),
+        ("folder", "annotations.csv", ["path,valence,arousal", "a.mp3,0.1,0.2", "b.mp3,NaN,0.2"], "line 3: valence is 'NaN'"),
+        ("folder", "annotations.csv", ["path,valence,arousal", "a.mp3,1.1,0.2"], "line 2: valence is 1.1, off the scale 0 to 1"),
+        ("folder", "annotations.csv", ["path,valence,arousal", "a.mp3,0.1,"], "line 2: there is valence only"),
+        ("folder", "annotations.csv", ["path", "a.mp3", "./a.mp3"], "line 3: the path 'a.mp3' has occurred before"),
+        ("folder", "annotations.csv", ["path,tags", "a.mp3,calm;weird"], "line 2: the tag 'weird'"),
+        ("folder", "annotations.csv", ["path,quadrant", "a.mp3,Q5"], "line 2: the quadrant 'Q5'"),
+        ("folder", "annotations.csv", ["path,split", "a.mp3,training"], "line 2: the split 'training'"),
+        ("folder", "annotations.csv", ["path,split", "a.mp3,train", "b.mp3,"], "line 3: the split is empty"),
+        ("folder", "annotations.csv", ["path,artist,split", "a.mp3,The X,train", "b.mp3,x feat. Y,test"], "line 3: the artist 'x feat. Y'"),
+        ("folder", "annotations.csv", ["path", "../a.mp3"], "line 2: the path '../a.mp3' leads out"),
+        ("folder", "annotations.csv", ["path", "/etc/hosts"], "line 2: the path '/etc/hosts' leads out"),
+        ("folder", "annotations.csv", ["path", "link/a.mp3"], "line 2: the path 'link/a.mp3' leads out"),
+    ],
+)  # fmt: skip
+def test_bad_annotations(name, file, lines, says, tmp_path):
+    root = tmp_path / "corpus"
+    MAKERS[name](root)
+    if name == "folder":
+        (root / "link").symlink_to(tmp_path, target_is_directory=True)
+    write(root / file, *lines)
+    with pytest.raises(CorpusError) as error:
+        load(name, root, tmp_path / "cache", dynamic=True)
+    assert says in str(error.value)
+    if says == "is in train too":
+        file = file.replace("train", "validation")
+    if "do not know" not in says:
+        assert str(root / file) in str(error.value)
+
+
+def test_bad_options(made, tmp_path):
+    folder, _ = made["folder"]
+    with pytest.raises(ValueError, match="there is no corpus 'daem'; there are mtg_jamendo, deam"):
+        load_mer_dataset("daem", folder)
+    with pytest.raises(ValueError, match="DEAM has no option 'scale'"):
+        load_mer_dataset("deam", made["deam"][0], scale="0-1")
+    with pytest.raises(ValueError, match="state their scale"):
+        load_mer_dataset("folder", folder, cache_dir=str(tmp_path))
+    for scale in ("0..1", "9-1", "a-b"):
+        with pytest.raises(ValueError, match="scale must be of the form"):
+            load_mer_dataset("folder", folder, cache_dir=str(tmp_path), scale=scale)
+    for option in ("splits", "valence_arousal"):
+        with pytest.raises(ValueError, match=f"{option} must be"):
+            load_mer_dataset("deam", made["deam"][0], cache_dir=str(tmp_path), **{option: "other"})
+
+
+def test_rescale():
+    assert rescale(0.25, (0, 1)) == 3 and rescale(9, (1, 9), (-1, 1)) == 1
+    np.testing.assert_allclose(rescale(np.array([-1.0, 0, 1]), (-1, 1)), [1, 5, 9])
+
+
+# Splits
+
+
+def test_artist_keys():
+    assert artist_keys("The Rope River Blues Band") & artist_keys("rope river blues band")
+    assert artist_keys("Lady GaGa") == artist_keys("Lady Gaga") and artist_keys("Beyoncé") == artist_keys("BEYONCE")
+    assert artist_keys("Steve Gunn") & artist_keys("Black Twig Pickers and Steve Gunn")
+    assert artist_keys("Future") & artist_keys("21 Savage", "X Bitch (feat. Future)")
+    assert artist_keys("Kevin MacLeod") & artist_keys("Kevin MacLeod-Night on the Docks")
+    assert not artist_keys("Drake", "Future") & artist_keys("Future")  # a title is no artist
+    assert artist_keys(None) == artist_keys(" ") == set()
+
+
+def test_groups_are_chained_and_assigned_as_a_whole():
+    keys = {"a": {"x"}, "b": {"x", "y"}, "c": {"y"}, "d": set(), "e": set()}
+    groups = tied_groups(keys)
+    assert groups == [["a", "b", "c"], ["d"], ["e"]]
+    assert tied_groups({}) == []
+    many = [[f"{group}-{song}" for song in range(1 + group % 4)] for group in range(200)]
+    shares = {"all": {"train": 0.7, "validation": 0.1, "test": 0.2}}
+    split_of = assign_groups(many, lambda song: "all", shares, fixed={"3-0"})
+    assert split_of == assign_groups(many[::-1], lambda song: "all", shares, fixed={"3-0"})
+    assert all(len({split_of[song] for song in group}) == 1 for group in many)
+    assert {split_of[song] for song in many[3]} == {"test"}
+    free = [song for group in many if group != many[3] for song in group]
+    for split, share in shares["all"].items():
+        assert sum(split_of[song] == split for song in free) == pytest.approx(share * len(free), abs=2)
+
+
+def test_committed_lists():
+    rows = read_list("leak_free")
+    split_of = {(row["corpus"], row["track_id"]): row["split"] for row in rows}
+    assert len(split_of) == len(rows) == 1802 + 744 + 767
+    of_group = {}
+    for row in rows:
+        assert row["split"] in (*SPLITS, "excluded")
+        if row["split"] != "excluded":
+            assert of_group.setdefault(row["group"], row["split"]) == row["split"], row
+    for (corpus, track_id), split in split_of.items():
+        if corpus == "emomusic":  # one body with DEAM
+            assert split == split_of["deam", track_id] or (split, split_of["deam", track_id]) == ("excluded", "test")
+
+    def ids(splits, corpus, *names):
+        return {i for i, split in read_split_list(splits, corpus).items() if split in names}
+
+    for corpus, sizes in {"deam": (1261, 271, 270), "emomusic": (495, 124, 125), "pmemo": (536, 116, 115)}.items():
+        assert tuple(len(ids("published", corpus, split)) for split in SPLITS) == sizes
+        assert len(ids("leak_free", corpus, "train")) > 0.4 * sum(sizes)
+        assert min(len(ids("leak_free", corpus, split)) for split in SPLITS) > 0.09 * sum(sizes)
+    official = ids("published", "emomusic", "test")
+    assert ids("leak_free", "emomusic", "test") == official
+    assert len(official & ids("published", "deam", "train")) == 82
+    assert len(official & ids("published", "deam", "validation")) == 16
+    assert len(ids("published", "deam", "test") & ids("published", "emomusic", "train", "validation")) == 86
+
+    groups = {}
+    for row in read_list("mtg_jamendo_duplicates"):
+        groups.setdefault(row["group"], []).append(row["track_id"])
+    assert all(len(group) > 1 for group in groups.values())
+    assert len({track for group in groups.values() for track in group}) == sum(map(len, groups.values()))
+    assert ["track_0017146", "track_0024836"] in groups.values()
+
+
+def test_published_splits_warn(made, tmp_path):
+    with pytest.warns(UserWarning, match="82 of EmoMusic's 125 test songs"):
+        load_mer_dataset("emomusic", made["emomusic"][0], splits="published", cache_dir=str(tmp_path))
+
+
+# Commands
+
+
+def test_check_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mer.scripts.corpus.SHOWN", 3)
+    make_pmemo(tmp_path)
+    arguments = ["corpus", "check", "pmemo", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "chorus/9999.mp3" in out and "PMEmo: 100%" in err
+    for path in (tmp_path / "chorus").iterdir():
+        path.unlink()
+    assert cli.main(arguments) == 1
+    assert f"... and {len(some_ids('pmemo')) - 3} more" in capsys.readouterr().out
+    assert cli.main(["corpus", "check", "pmemo", str(tmp_path / "no")]) == 1
+    assert "Get it from https://" in capsys.readouterr().err
+    assert cli.main(["corpus", "check", "odd", str(tmp_path)]) == 1
+    assert "there is no corpus 'odd'" in capsys.readouterr().err
+    make_folder(tmp_path / "own")
+    assert cli.main(["corpus", "check", "folder", str(tmp_path / "own"), "--scale", "0-1"]) == 0
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_published_folder_is_a_dataset(name, made, tmp_path):
+    folder, _ = made[name]
+    out = tmp_path / "out"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        publish_corpus.publish(name, folder, out, **OPTIONS.get(name, {}))
+    assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".md", ".parquet"}
+    assert [path for path in tmp_path.iterdir()] == [out]
+    here = load(name, folder, tmp_path / "cache")
+    there = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert list(there) == list(SPLITS)
+    for split, rows in there.items():
+        assert rows.features == FEATURES
+        joined = rows.map(lambda row: {"audio": str(folder / row["audio"])})
+        assert joined[:] == here[split][:]
+    published = datasets.load_dataset(str(out), "published", split="test", cache_dir=str(tmp_path / "cache"))
+    assert (
+        published["track_id"][:]
+        == load(name, folder, tmp_path / "cache", splits="published", split="test")["track_id"][:]
+    )
+    if name == "mtg_jamendo":
+        assert set(datasets.get_dataset_config_names(str(out))) == {
+            "leak_free", "published", "leak_free_1", "published_1",
+        }  # fmt: skip
+    card = (out / "README.md").read_text()
+    assert (
+        CORPORA[name].license in card and CORPORA[name].citation in card and "{" not in card.partition("```python")[0]
+    )
+    with pytest.raises(FileExistsError):
+        publish_corpus.publish(name, folder, out, **OPTIONS.get(name, {}))
+
+
+def test_publish_refuses_audio_and_leaves_nothing_half_done(made, tmp_path, monkeypatch, capsys):
+    for name in ("deam", "emomusic", "pmemo", "mtg_jamendo"):
+        with pytest.raises(PermissionError, match="must not be published"):
+            publish_corpus.publish(name, made[name][0], tmp_path / "out", include_audio=True)
+    folder, ids = made["folder"]
+    publish_corpus.publish("folder", folder, tmp_path / "own", include_audio=True, scale="0-1")
+    songs = datasets.load_dataset(str(tmp_path / "own"), split="test", cache_dir=str(tmp_path / "cache"))
+    assert (tmp_path / "own" / songs[0]["audio"]).read_bytes() == (folder / ids[4]).read_bytes()
+
+    monkeypatch.setattr(publish_corpus, "card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        publish_corpus.publish("pmemo", made["pmemo"][0], tmp_path / "half")
+    assert {path.name for path in tmp_path.iterdir()} == {"own", "cache"}
+    assert publish_corpus.main(["pmemo", str(tmp_path / "no"), "--out", str(tmp_path / "x")]) == 1
+    assert "Get it from" in capsys.readouterr().err
+
+
+def test_push(made, tmp_path, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, *args, **kwargs):
+            calls.append(("create_repo", args, kwargs))
+
+        def upload_folder(self, **kwargs):
+            calls.append(("upload_folder", kwargs, sorted(p.name for p in Path(kwargs["folder_path"]).iterdir())))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    out = tmp_path / "out"
+    assert publish_corpus.main(["pmemo", str(made["pmemo"][0]), "--out", str(out), "--push", "owner/name"]) == 0
+    assert calls == [
+        ("create_repo", ("owner/name",), {"repo_type": "dataset", "exist_ok": True}),
+        (
+            "upload_folder",
+            {"repo_id": "owner/name", "repo_type": "dataset", "folder_path": out},
+            ["README.md", "leak_free", "published"],
+        ),
+    ]
+    assert 'load_dataset("owner/name"' in (out / "README.md").read_text()
