@@ -1,0 +1,90 @@
+"""How good the embedded model is: every number of the model card, from the committed weights and the data.
+
+    python benchmarks/quality.py --data ../shared/data [--model DIR_OR_ID] [--split validation]
+
+Runs the pipeline, as served, over the clips of a split of the 4Q audio emotion dataset (Panda et al., 2018: quadrants
+from people's mood words; splits disjoint by artist), and prints, with 95 % bootstrap intervals over clips:
+quadrant accuracy and macro-F1 from the signs of V - 5 and A - 5, the accuracy of each side, and Spearman's correlation
+of each tag's probability with that of the tag teacher (the official MTG-Jamendo baseline), averaged over the 56 tags.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+from mer.configuration_mer import MOOD_TAGS, QUADRANTS
+from mer.scripts.predict import load_pipeline
+from scipy.stats import spearmanr
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def predict(pipe, files):
+    """Tags (clips, 56) in the vocabulary's order and [valence, arousal] (clips, 2) of files."""
+    tags, va = [], []
+    for file in tqdm(files, unit="clip"):
+        answer = pipe(str(file), return_valence_arousal=True)
+        score = {tag["label"]: tag["score"] for tag in answer["tags"]}
+        tags.append([score[tag] for tag in MOOD_TAGS])
+        va.append([answer["valence"], answer["arousal"]])
+    return np.array(tags), np.array(va)
+
+
+def quadrant_of(va):
+    """[valence, arousal] (n, 2) on 1-9 -> 0..3 for Q1..Q4."""
+    pleasant, excited = va[:, 0] > 5, va[:, 1] > 5
+    return np.where(excited, np.where(pleasant, 0, 1), np.where(pleasant, 3, 2))
+
+
+def measure(truth, va, tags, teacher):
+    """All figures of a set of clips, by name."""
+    found = quadrant_of(va)
+    with np.errstate(invalid="ignore"):
+        correlation = [spearmanr(tags[:, tag], teacher[:, tag])[0] for tag in range(tags.shape[1])]
+    return {
+        "quadrant accuracy": accuracy_score(truth, found),
+        "quadrant macro-F1": f1_score(truth, found, average="macro"),
+        "arousal side": accuracy_score(np.isin(truth, (0, 1)), np.isin(found, (0, 1))),
+        "valence side": accuracy_score(np.isin(truth, (0, 3)), np.isin(found, (0, 3))),
+        "tags, mean Spearman": np.nanmean(correlation),
+    }
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with panda4q and teachers")
+    parser.add_argument("--model", default=str(ROOT))
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--resamples", type=int, default=1000)
+    args = parser.parse_args(argv)
+
+    with open(args.data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == args.split]
+    with np.load(args.data / "teachers" / "panda4q.npz", allow_pickle=False) as table:
+        teacher = dict(zip(table["track"].tolist(), table["mood"]))
+    truth = np.array([QUADRANTS.index(row["quadrant"]) for row in rows])
+    teacher = np.stack([teacher[row["clip_id"]] for row in rows])
+    files = [args.data / "panda4q" / "audio" / f"{row['clip_id']}.opus" for row in rows]
+    tags, va = predict(load_pipeline(args.model), files)
+
+    random = np.random.default_rng(0)
+    drawn = [random.integers(len(rows), size=len(rows)) for _ in range(args.resamples)]
+    samples = [measure(truth[i], va[i], tags[i], teacher[i]) for i in drawn]
+    print(f"{len(rows)} clips, split {args.split!r}")
+    for name, value in measure(truth, va, tags, teacher).items():
+        low, high = np.percentile([sample[name] for sample in samples], (2.5, 97.5))
+        print(f"{name:20} {value:.3f}   95 % interval {low:.3f} to {high:.3f}")
+    print("rows: people's quadrant; columns: the model's")
+    print("     " + "".join(f"{name:>5}" for name in QUADRANTS))
+    for name, row in zip(QUADRANTS, confusion_matrix(truth, quadrant_of(va), labels=range(4))):
+        print(f"{name:>5}" + "".join(f"{count:5d}" for count in row))
+    for name, column in (("valence", 0), ("arousal", 1)):
+        print(f"{name}: mean {va[:, column].mean():.2f}, deviation {va[:, column].std():.2f} on 1 to 9")
+
+
+if __name__ == "__main__":
+    main()
