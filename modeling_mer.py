@@ -107,7 +107,7 @@ class MERMelEncoder(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        return (self.mel_filters.float() @ spectrum.abs().square() + 1e-2).log()
+        return (self.mel_filters.float() @ torch.view_as_real(spectrum).square().sum(-1) + 1e-2).log()
 
     def forward_mel(self, log_mel):
         """Log mel power (N, num_mel_bins, frames) -> hidden states (N, frames / 8, hidden): stem, then each layer."""

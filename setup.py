@@ -30,6 +30,7 @@ setup(
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "soundfile>=0.13",
+        "soxr>=0.5",
         "torch>=2.6",
         "tqdm>=4.66",
         "transformers>=5.23,<6",

@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from ..configuration_mer import MERConfig, QUADRANTS
 from ..feature_extraction_mer import MERAudioError, MERFeatureExtractor, load_audio
 from ..harmony_mer import Chord, Harmony, Key
-from ..modeling_mer import MERForAudioClassification, quadrant_loss
+from ..modeling_mer import MERForAudioClassification, mood_loss, quadrant_loss
 from .export_hub import export
 
 CROP = 500  # frames; 10 s
@@ -64,15 +65,21 @@ def _files(work, track):
 
 
 def read_data(data, game):
-    """Rows of both bodies of music: track, path, start, teacher columns, quadrant (0-3, -100 unknown), split."""
+    """Rows of both bodies of music: track, path, start, teacher columns, quadrant (0-3, -100 unknown), people's mood
+    and genre words (1, 0, NaN unknown), split."""
     with open(data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
         labels = {row["clip_id"]: row for row in csv.DictReader(file)}
+    counts = Counter(word for row in labels.values() if row["split"] == "train" for word in _words(row))
+    vocabulary = sorted(word for word, count in counts.items() if count >= 8)
     rows = []
     for body in ("panda4q", "game_music"):
         with np.load(data / "teachers" / f"{body}.npz", allow_pickle=False) as table:
             columns = {name: table[name] for name in table.files}
         for index, track in enumerate(columns["track"].tolist()):
             label = labels.get(track)
+            words = np.full(len(vocabulary), np.nan, dtype=np.float32)
+            if label is not None:
+                words = np.isin(vocabulary, _words(label)).astype(np.float32)
             rows.append(
                 {
                     "track": track,
@@ -84,9 +91,14 @@ def read_data(data, game):
                     "mood": columns["mood"][index],
                     "va": columns["va_emomusic"][index],
                     "embedding": columns["embedding"][index],
+                    "words": words,
                 }
             )
     return rows
+
+
+def _words(label):
+    return [word.strip() for column in ("moods", "genres") for word in label[column].split(";") if word.strip()]
 
 
 class Segments(torch.utils.data.Dataset):
@@ -134,6 +146,7 @@ class Segments(torch.utils.data.Dataset):
             "mood": torch.from_numpy(row["mood"]),
             "va": torch.from_numpy(row["va"]),
             "embedding": torch.from_numpy(row["embedding"]),
+            "words": torch.from_numpy(row["words"]),
         }
 
 
@@ -163,17 +176,19 @@ def augment(mel, random):
 
 
 class Student(nn.Module):
-    """The model with the heads that exist in training only: the teacher's embedding, and four quadrants at once."""
+    """The model with the heads that exist in training only: the teacher's embedding, four quadrants at once, words."""
 
-    def __init__(self, config):
+    def __init__(self, config, words):
         super().__init__()
         self.model = MERForAudioClassification(config)
         self.embedding_head = nn.Linear(config.embedding_size, 200)
         self.quadrant_head = nn.Linear(config.trunk_size, 4)
+        self.word_head = nn.Linear(config.trunk_size, words)
 
     def forward(self, batch):
-        hidden_states = self.model.mer.encoder.forward_mel(batch["mel"])
-        segments = torch.cat([hidden_states[layer].mean(1) for layer in self.model.config.layers], dim=-1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
+            hidden_states = self.model.mer.encoder.forward_mel(batch["mel"])
+        segments = torch.cat([hidden_states[layer].float().mean(1) for layer in self.model.config.layers], dim=-1)
         roots, qualities, mask = batch["chords"].unbind(1)
         output = self.model(
             segment_embeddings=segments.unsqueeze(1),
@@ -182,12 +197,13 @@ class Student(nn.Module):
             chord_mask=mask,
             mode_ids=batch["mode"],
         )
-        return output, self.embedding_head(segments), self.quadrant_head(output.embedding)
+        aside = self.embedding_head(segments), self.quadrant_head(output.embedding), self.word_head(output.embedding)
+        return output, *aside
 
 
 def losses(student, batch, statistics):
     """The parts of the training loss of one batch."""
-    output, embedding, quadrants = student(batch)
+    output, embedding, quadrants, words = student(batch)
     soft = batch["mood"].clamp(1e-5, 1 - 1e-5)
     known = batch["quadrant"] >= 0
     # People decide the signs; where they spoke, the V/A teacher (weak on valence) only keeps the scale.
@@ -201,9 +217,10 @@ def losses(student, batch, statistics):
         "tag_logits": 0.3 * ((output.logits - soft.logit()) / statistics["logit_std"]).square().mean(),
         "va": (weights * (output.valence_arousal - batch["va"]).square()).mean(),
         "signs": quadrant_loss(output.valence_arousal, batch["quadrant"]),
+        "words": 2 * mood_loss(words, batch["words"]),
     }  # fmt: skip
     if known.any():
-        parts["quadrant"] = 0.5 * nn.functional.cross_entropy(
+        parts["four"] = 0.5 * nn.functional.cross_entropy(
             quadrants[known], batch["quadrant"][known], label_smoothing=0.1
         )
     return parts
@@ -215,7 +232,7 @@ def validate(student, dataset):
     student.eval()
     tags, va = [], []
     for item in dataset:
-        output, _, _ = student({name: value.unsqueeze(0) for name, value in item.items()})
+        output, *_ = student({name: value.unsqueeze(0) for name, value in item.items()})
         tags.append(output.logits[0])
         va.append(output.valence_arousal[0])
     student.train()
@@ -246,7 +263,7 @@ def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate
     }
     # A clip with people's labels is heard twice an epoch.
     order = [i for i, row in enumerate(dataset.rows) for _ in range(2 if row["quadrant"] >= 0 else 1)]
-    student = Student(config)
+    student = Student(config, len(dataset.rows[0]["words"]))
     steps = len(order) // batch_size
     decayed = [p for p in student.parameters() if p.ndim > 1]
     rest = [p for p in student.parameters() if p.ndim <= 1]
@@ -311,7 +328,7 @@ def main(argv=None):
     parser.add_argument("--name", default="mer-small", help="name of this run's checkpoint and log")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--features-only", action="store_true", help="stop before training")
     args = parser.parse_args(argv)
