@@ -1,8 +1,10 @@
 """The corpora that MER trains on, read from your own copies: one schema, splits without leaks.
 
-    from mer.datasets_loaders import load_mer_dataset
+```python
+from mer.datasets_loaders import load_mer_dataset
 
-    train = load_mer_dataset("deam", "/data/DEAM", split="train")
+train = load_mer_dataset("deam", "/data/DEAM", split="train")
+```
 """
 
 from .corpus import FEATURES, CorpusBuilder, CorpusConfig, CorpusError, Validation, rescale, warn_once
@@ -42,7 +44,7 @@ def load_mer_dataset(
         options: of one corpus: `split_number` of "mtg_jamendo", `scale` and `csv` of "folder".
 
     Returns:
-        `datasets.Dataset`, or a `DatasetDict` of train, validation and test if `split` is `None`.
+        `datasets.Dataset`, or a `DatasetDict` of the splits that have tracks if `split` is `None`.
 
     Raises:
         ValueError: the name or an option is unknown, or a file says something that cannot be right.
@@ -53,8 +55,9 @@ def load_mer_dataset(
     if splits == "published" and name in ("deam", "emomusic", "pmemo"):
         warn_once(
             "The published splits leak: 82 of EmoMusic's 125 test songs are in DEAM's training split and 16 in its "
-            "validation split, and about half of the test songs of EmoMusic and PMEmo share an artist with their own "
-            'training split. Do not combine corpora with them; the default, splits="leak_free", is made for that.'
+            "validation split; about half of the test songs of EmoMusic and PMEmo, and two thirds of DEAM's, share an "
+            "artist with their own training split. Do not combine corpora with them; the default, "
+            'splits="leak_free", is made for that.'
         )
     builder = CORPORA[name](
         data_dir, cache_dir=cache_dir, splits=splits, valence_arousal=valence_arousal, dynamic=dynamic, **options

@@ -1,13 +1,13 @@
 """What every corpus shares: one schema, careful reading of annotation files, the builder and its check.
 
-A corpus is a module with a subclass of [`CorpusBuilder`] that says where its annotations lie and how to read them.
-Columns of every corpus:
+A corpus is a module with a subclass of [`CorpusBuilder`] that says where its annotations lie and how to read
+them. The columns:
 
 | column | type | meaning |
 |---|---|---|
 | `track_id` | string | the corpus's own id |
 | `corpus` | string | the corpus's name in `CORPORA` |
-| `audio` | string | path of the user's own file, not decoded: `librosa.load(row["audio"], sr=None)` reads any of them |
+| `audio` | string | path of the user's own file, not decoded; `librosa.load` reads any of them |
 | `artist` | string or null | as the corpus's metadata state it |
 | `duration` | seconds or null | as the corpus's metadata state it |
 | `mood_labels` | 56 x 0/1 or null | in the order of `MOOD_TAGS` |
@@ -15,10 +15,12 @@ Columns of every corpus:
 | `valence_std`, `arousal_std` | points of the 1-9 scale or null | standard deviation over raters |
 | `quadrant` | "Q1" to "Q4" or null | where it was annotated; never derived from valence and arousal |
 
-`dynamic=True` adds `curve_times` (seconds), `curve_valence` and `curve_arousal` (1 to 9): lists of one length, or null.
+`dynamic=True` adds `curve_times` (seconds), `curve_valence` and `curve_arousal` (1 to 9): lists of one length, or
+null.
 """
 
 import csv
+import dataclasses
 import functools
 import hashlib
 import json
@@ -27,7 +29,6 @@ import os
 import re
 import warnings
 from collections import namedtuple
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -76,7 +77,7 @@ def rescale(value, source, target=SCALE):
     return new_low + (value - low) * (new_high - new_low) / (high - low)
 
 
-def read_table(path, required, delimiter=","):
+def read_table(path, required):
     """Yield `(where, fields)` for each row of a CSV file with a header line.
 
     `where` is "FILE, line N" for messages; `fields` maps stripped header names to stripped cells, so that the leading
@@ -86,11 +87,13 @@ def read_table(path, required, delimiter=","):
         CorpusError: the file has no header, or lacks one of the columns `required`.
     """
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        reader = csv.reader(file, skipinitialspace=True)
         header = [cell.strip() for cell in next(reader, [])]
         for column in required:
             if column not in header:
-                raise CorpusError(f"{path}: the column {column!r} is missing; the file has {', '.join(header) or 'none'}.")
+                raise CorpusError(
+                    f"{path}: the column {column!r} is missing; the file has {', '.join(header) or 'none'}."
+                )
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 cells += [""] * (len(header) - len(cells))
@@ -153,9 +156,9 @@ def read_curves(path, scale):
 
 
 def curve_columns(track_id, valence, arousal):
-    """The columns of `dynamic=True` for one song, from `{id: {seconds: value}}` of each axis: the times that both have.
+    """The columns of `dynamic=True` for one song, from `{id: {seconds: value}}` of each axis.
 
-    Empty, hence null in the dataset, if the song has no curves.
+    They hold the times that both axes have. Empty, hence null in the dataset, if the song has no curves.
     """
     if track_id not in valence or track_id not in arousal:
         return {}
@@ -199,7 +202,7 @@ def first_existing(paths):
     return next((path for path in paths if path.exists()), paths[0])
 
 
-@dataclass
+@dataclasses.dataclass
 class CorpusConfig(datasets.BuilderConfig):
     """Options of a corpus.
 
@@ -217,7 +220,10 @@ class CorpusConfig(datasets.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in (("splits", ("leak_free", "published")), ("valence_arousal", ("repaired", "as_released"))):
+        for name, choices in (
+            ("splits", ("leak_free", "published")),
+            ("valence_arousal", ("repaired", "as_released")),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {getattr(self, name)!r}.")
 
@@ -239,11 +245,11 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = CorpusConfig
 
     title = citation = license = homepage = layout = None
-    remotes = {}  # archive -> address
+    hub_license = "other"  # the Hub's id of the licence of the annotations
     audio_may_be_shared = False
 
     def __init__(self, data_dir, cache_dir=None, **options):
-        config = self.BUILDER_CONFIG_CLASS(**options)
+        config = self.configured(**options)
         rows = self.tracks(data_dir, config)
         split_of = self.split_of(rows, config)
         self._rows = {split: [row for row in rows if split_of[row["track_id"]] == split] for split in SPLITS}
@@ -260,6 +266,19 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     def corpus_name(cls):
         """The corpus's name in `CORPORA`: that of its module."""
         return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def configured(cls, **options):
+        """The options as a `BUILDER_CONFIG_CLASS`.
+
+        Raises:
+            ValueError: the corpus has no such option, or an option has no such value.
+        """
+        known = [field.name for field in dataclasses.fields(cls.BUILDER_CONFIG_CLASS)]
+        for name in options:
+            if name not in known:
+                raise ValueError(f"{cls.title} has no option {name!r}.")
+        return cls.BUILDER_CONFIG_CLASS(**options)
 
     @classmethod
     def tracks(cls, data_dir, config):
@@ -321,7 +340,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         Raises:
             FileNotFoundError, CorpusError: of the annotations only; broken audio never raises.
         """
-        rows = cls.tracks(data_dir, cls.BUILDER_CONFIG_CLASS(**options))
+        rows = cls.tracks(data_dir, cls.configured(**options))
         result = Validation([], [], [])
         for row in tqdm(rows, desc=cls.title, unit="file", disable=not progress):
             relative = os.path.relpath(row["audio"], data_dir)
@@ -354,8 +373,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"rows": self._rows[split]})  # a list: sharded by num_proc
-            for split in SPLITS
+            datasets.SplitGenerator(name=split, gen_kwargs={"rows": rows})  # a list: num_proc processes share it
+            for split, rows in self._rows.items()
+            if rows  # datasets cannot read an empty split
         ]
 
     def _generate_examples(self, rows):

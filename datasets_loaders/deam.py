@@ -1,11 +1,13 @@
-"""DEAM, the MediaEval database for emotional analysis of music: songs with valence and arousal, per song and per second.
+"""DEAM, the MediaEval database for emotional analysis in music: valence and arousal, per song and per second.
 
-What:     1,802 songs: 1,744 excerpts of about 45 s (ids 2 to 2000) and 58 full songs of 50 to 629 s (ids 2001 to 2058),
-          from the Free Music Archive, Jamendo and MedleyDB. All 744 songs of EmoMusic are among them, with their ids.
-Labels:   valence and arousal, 1 to 9, with standard deviations over raters; curves from 15 s on, two values a second.
+What:     1,802 songs: 1,744 excerpts of about 45 s (ids 2 to 2000) and 58 full songs of 50 to 629 s (ids 2001 to
+          2058), from the Free Music Archive, Jamendo and MedleyDB. All 744 songs of EmoMusic are among them, with
+          their ids.
+Labels:   valence and arousal, 1 to 9, with standard deviations over raters; curves from 15 s on, two values a
+          second.
 Audio:    MP3; 44.1, 48, 22.05 and 16 kHz, stereo and 13 mono.
-Licence:  the songs are under Creative Commons licences of mixed terms: link to them, do not mirror them; the annotations
-          are for research.
+Licence:  the songs are under Creative Commons licences of mixed terms: link to them, do not mirror them; the
+          annotations are for research.
 Citation: Aljanaki, Yang, Soleymani: Developing a benchmark for emotional analysis of music, PLOS ONE 12(3), 2017.
 Get it:   https://cvml.unige.ch/databases/DEAM/
 Defect:   in the song-level file valence and arousal are exchanged for ids up to 1000 (and only there). "repaired", the
@@ -149,7 +151,14 @@ class Deam(CorpusBuilder):
     """Builder of DEAM; see [`CorpusBuilder`]."""
 
     title, citation, license, homepage, layout = "DEAM", CITATION, LICENSE, HOMEPAGE, LAYOUT
-    remotes = REMOTES
+
+    def __init__(self, data_dir, cache_dir=None, **options):
+        super().__init__(data_dir, cache_dir, **options)
+        if self.config.valence_arousal == "repaired":
+            warn_once(
+                "DEAM: the released song-level file has valence and arousal exchanged for ids up to 1000; they are "
+                'exchanged back here (valence_arousal="as_released" leaves them, check_valence_arousal shows it).'
+            )
 
     @classmethod
     def audio_folders(cls, data_dir):
@@ -160,10 +169,6 @@ class Deam(CorpusBuilder):
         songs = read_static(data_dir)
         if config.valence_arousal == "repaired":
             songs = repair(songs)
-            warn_once(
-                "DEAM: the released song-level file has valence and arousal exchanged for ids up to 1000; they are "
-                'exchanged back here (valence_arousal="as_released" leaves them, check_valence_arousal shows it).'
-            )
         (folder,) = cls.audio_folders(data_dir)
         metadata = read_metadata(data_dir)
         curves = read_dynamic(data_dir) if config.dynamic else ({}, {})

@@ -1,12 +1,12 @@
 """EmoMusic, 1000 songs for emotional analysis of music: clips with valence and arousal, per song and per second.
 
-What:     744 clips of 45 s from the Free Music Archive (1,000 less duplicates and broken ones), ids 2 to 1000. All of
-          them are in DEAM too, under the same ids. The official evaluation set of MediaEval 2013 has 125 songs.
+What:     744 clips of 45 s from the Free Music Archive (1,000 less duplicates and broken ones), ids 2 to 1000. All
+          of them are in DEAM too, under the same ids. The official evaluation set of MediaEval 2013 has 125 songs.
 Labels:   valence and arousal, 1 to 9, with standard deviations over raters; curves from 15 s on, two values a second.
           Its columns are right where DEAM's are exchanged.
 Audio:    MP3, 44.1 kHz. The archive holds 1,000 clips; only the annotated ones are used.
-Licence:  the songs are under Creative Commons licences of mixed terms: link to them, do not mirror them; the annotations
-          are for research.
+Licence:  the songs are under Creative Commons licences of mixed terms: link to them, do not mirror them; the
+          annotations are for research.
 Citation: Soleymani, Caro, Schmidt, Sha, Yang: 1000 songs for emotional analysis of music, CrowdMM 2013.
 Get it:   https://cvml.unige.ch/databases/emoMusic/
 
@@ -48,7 +48,6 @@ class EmoMusic(CorpusBuilder):
     """Builder of EmoMusic; see [`CorpusBuilder`]."""
 
     title, citation, license, homepage, layout = "EmoMusic", CITATION, LICENSE, HOMEPAGE, LAYOUT
-    remotes = REMOTES
 
     @classmethod
     def audio_folders(cls, data_dir):

@@ -1,16 +1,18 @@
 """A corpus of your own: a folder of audio files and one CSV file that labels them.
 
 What:     any number of audio files that librosa reads, anywhere below the folder.
-Labels:   a CSV file (`annotations.csv`, or the option `csv`) with the column `path`, relative to the folder, and any of
-          `valence` and `arousal`  numbers on the scale that you state with the option `scale`, such as "0-1", "1-9" or
-                                   "-1-1"; they are mapped to 1-9. Both or none in a row;
-          `tags`                   of `MOOD_TAGS`, with semicolons between them;
-          `quadrant`               Q1 (V+A+), Q2 (V-A+), Q3 (V-A-), Q4 (V+A-);
-          `artist`                 keeps all songs of an artist in one split;
-          `split`                  train, validation or test.
+Labels:   a CSV file, `annotations.csv` or what the option `csv` names, with the column `path`, relative to the folder,
+          and any of
+          - `valence` and `arousal`: numbers on the scale that you state with the option `scale`, such as "0-1" or
+            "-1-1"; they are mapped to 1-9. Both or none in a row;
+          - `tags`: of `MOOD_TAGS`, with semicolons between them;
+          - `quadrant`: Q1 (V+A+), Q2 (V-A+), Q3 (V-A-), Q4 (V+A-);
+          - `artist`: keeps all songs of an artist in one split;
+          - `split`: train, validation or test.
           An empty cell means that it is not known.
 Splits:   "published" takes the column `split`. "leak_free" does too, and refuses an artist in two splits; without that
-          column it puts 80, 10 and 10 % of the songs into training, validation and test, artist by artist, always alike.
+          column it puts 80, 10 and 10 % of the songs into training, validation and test, artist by artist, the same
+          songs each time.
 Licence:  yours.
 """
 
@@ -61,7 +63,6 @@ class Folder(CorpusBuilder):
 
     BUILDER_CONFIG_CLASS = FolderConfig
     title, citation, license, homepage, layout = "Folder", CITATION, LICENSE, HOMEPAGE, LAYOUT
-    remotes = REMOTES
     audio_may_be_shared = True
 
     @classmethod
@@ -76,15 +77,19 @@ class Folder(CorpusBuilder):
         for where, fields in read_table(path, ["path"]):
             audio = inside(data_dir, fields["path"], where)
             track_id = Path(fields["path"]).as_posix()
-            if not fields["path"] or track_id in seen:
-                raise CorpusError(f"{where}: the path {track_id!r} {'has occurred before' if track_id in seen else 'is empty'}.")
+            if not fields["path"]:
+                raise CorpusError(f"{where}: the path is empty.")
+            if track_id in seen:
+                raise CorpusError(f"{where}: the path {track_id!r} has occurred before.")
             seen.add(track_id)
             row = cls.track(track_id, audio, artist=fields.get("artist") or None)
             given = [axis for axis in ("valence", "arousal") if fields.get(axis)]
             if len(given) == 1:
                 raise CorpusError(f"{where}: there is {given[0]} only; give valence and arousal, or neither.")
             if given and scale is None:
-                raise ValueError(f'{path} has valence and arousal: state their scale, as in scale="0-1" (--scale 0-1).')
+                raise ValueError(
+                    f'{path} has valence and arousal: state their scale, as in scale="0-1" (--scale 0-1).'
+                )
             for axis in given:
                 row[axis] = rescale(number(where, fields, axis, scale), scale)
             if fields.get("tags"):

@@ -4,12 +4,15 @@ The lists under `splits/` are made by `scripts/make_splits.py` from the corpora'
 
 - `published.csv` (corpus, track_id, split): the lists that Kang & Herremans (2025) published for DEAM, PMEmo and
   EmoMusic. EmoMusic's test set is the official evaluation set of MediaEval 2013.
-- `leak_free.csv` (corpus, track_id, split, group): one assignment over the three. Songs of one group are tied to each
-  other, directly or in a chain, by an artist (main, featured or in a remix); a group lies in one split as a whole.
+- `leak_free.csv` (corpus, track_id, split, group): one assignment over the three, by the artists in their metadata.
+  Songs of one group are tied to each other, directly or in a chain, by an artist (main, featured or in a remix); a
+  group lies in one split as a whole. Copies of a song within these corpora have the same artist, hence the same group.
   DEAM and EmoMusic share their ids up to 1000. A group with a song of the official evaluation set is in test. Its
-  other songs are test songs in DEAM, and "excluded", in no split, in EmoMusic: so EmoMusic's test set stays exactly the
-  official one, and results on it can be compared with the literature.
+  other songs are test songs in DEAM, and "excluded", in no split, in EmoMusic: so EmoMusic's test set stays exactly
+  the official one, and results on it can be compared with the literature.
 - `mtg_jamendo_duplicates.csv` (group, track_id): tracks of MTG-Jamendo mood/theme with bit-identical audio.
+
+Not covered: MTG-Jamendo's annotations name artists by number only, so an artist of DEAM who is in it too goes unseen.
 """
 
 import csv
@@ -27,7 +30,9 @@ from scipy.sparse.csgraph import connected_components
 SPLITS = ("train", "validation", "test")
 
 # Also "-": EmoMusic writes some cells as "Artist-Title". Tying too much is safe, tying too little is a leak.
-BETWEEN_ARTISTS = re.compile(r"\s+(?:feat(?:uring)?|ft|with|and|vs|x|remixes)\b\.?|[&+,/;()\[\]-]", re.IGNORECASE)
+BETWEEN_ARTISTS = re.compile(
+    r"\s+(?:feat(?:uring)?|ft|with|and|vs|x|remixes|w(?=/))\b\.?|[&+,/;()\[\]-]", re.IGNORECASE
+)
 FEATURED_IN_TITLE = re.compile(r"\b(?:feat|ft|featuring)\b\.?([^()\[\]]+)", re.IGNORECASE)
 
 
@@ -106,14 +111,13 @@ def assign_groups(groups, stratum_of, shares, fixed=()):
     filled = defaultdict(Counter)
     for group in sorted(free, key=lambda group: (-len(group), hashlib.sha256(group[0].encode()).digest())):
         strata = Counter(stratum_of(song) for song in group)
-
-        def lack(split):
-            return sum(
-                count * (shares[stratum][split] - filled[stratum][split] / total[stratum])
-                for stratum, count in strata.items()
+        lack = {
+            split: sum(
+                n * (shares[stratum][split] - filled[stratum][split] / total[stratum]) for stratum, n in strata.items()
             )
-
-        split = max(SPLITS, key=lack)
+            for split in SPLITS
+        }
+        split = max(SPLITS, key=lack.get)
         for song in group:
             split_of[song] = split
             filled[stratum_of(song)][split] += 1

@@ -8,15 +8,16 @@ Audio:    MP3, 44.1 kHz stereo (152 GB), or the low-bitrate archive (46 GB), who
 Licence:  metadata CC BY-NC-SA 4.0; each song under its own Creative Commons licence; code Apache-2.0.
 Citation: Bogdanov, Won, Tovstogan, Porter, Serra: The MTG-Jamendo dataset for automatic music tagging, ICML 2019
           Machine Learning for Music Discovery Workshop.
-Get it:   clone https://github.com/MTG/mtg-jamendo-dataset, then
-          `python3 scripts/download/download.py --dataset autotagging_moodtheme --type audio-low --unpack --remove audio`
-Leaks:    `splits/mtg_jamendo_duplicates.csv` lists the tracks whose full-quality files have the same checksum, 117 groups.
-          Where a group lies in two splits, "leak_free" keeps the test (else the validation) copy and leaves the others
-          out: 4 training tracks of split-0. Copies that were encoded twice are not found that way.
+Get it:   clone https://github.com/MTG/mtg-jamendo-dataset; its `scripts/download/download.py` with
+          `--dataset autotagging_moodtheme --type audio-low` (or `audio`) fetches the audio. Unpack that to `audio/`.
+Leaks:    `splits/mtg_jamendo_duplicates.csv` lists the tracks whose full-quality files have the same checksum, 117
+          groups. Where a group lies in two splits, "leak_free" keeps the test (else the validation) copy and leaves
+          the others out: 4 training tracks of split-0. Copies that were encoded twice are not found that way.
 
 Expected folder: see `LAYOUT`.
 """
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ..configuration_mer import MOOD_TAGS
-from .corpus import CorpusBuilder, CorpusConfig, CorpusError, first_existing, inside
+from .corpus import CorpusBuilder, CorpusConfig, CorpusError, first_existing
 from .leak_free import SPLITS, read_list
 
 CITATION = """@conference{bogdanov2019mtg,
@@ -75,7 +76,9 @@ def read_tsv(path):
         header = file.readline().rstrip("\n").split("\t")
         for position, column in enumerate(("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")):
             if header[position : position + 1] != [column]:
-                raise CorpusError(f"{path}: column {position + 1} must be {column!r}; the file has {', '.join(header)}.")
+                raise CorpusError(
+                    f"{path}: column {position + 1} must be {column!r}; the file has {', '.join(header)}."
+                )
         for line, text in enumerate(file, start=2):
             where, cells = f"{path}, line {line}", text.rstrip("\r\n").split("\t")
             if len(cells) < 6:
@@ -84,6 +87,8 @@ def read_tsv(path):
             unknown = [tag for tag in tags if tag not in index]
             if unknown:
                 raise CorpusError(f"{where}: the tag {unknown[0]!r} is not one of the 56 mood/theme tags.")
+            if not re.fullmatch(r"\d\d/\d+\.mp3", audio):  # hence it cannot lead out of the folder
+                raise CorpusError(f"{where}: the path {audio!r} is not of the form 48/948.mp3.")
             if track_id in seen:
                 raise CorpusError(f"{where}: the id {track_id} has occurred before.")
             try:
@@ -118,7 +123,7 @@ class MTGJamendo(CorpusBuilder):
 
     BUILDER_CONFIG_CLASS = MTGJamendoConfig
     title, citation, license, homepage, layout = "MTG-Jamendo mood/theme", CITATION, LICENSE, HOMEPAGE, LAYOUT
-    remotes = REMOTES
+    hub_license = "cc-by-nc-sa-4.0"
 
     @classmethod
     def audio_folders(cls, data_dir):
@@ -137,7 +142,7 @@ class MTGJamendo(CorpusBuilder):
                     raise CorpusError(f"{where}: the id {track_id} is in {split_of[track_id]} too.")
                 split_of[track_id] = split
                 low = audio.removesuffix(".mp3") + ".low.mp3"
-                found = first_existing(inside(folder, name, where) for folder in folders for name in (audio, low))
+                found = first_existing(folder / name for folder in folders for name in (audio, low))
                 row = cls.track(track_id, found, artist=artist, duration=seconds, mood_labels=labels)
                 rows.append(row | {"published_split": split})
         return rows

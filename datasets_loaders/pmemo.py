@@ -42,7 +42,11 @@ def read_metadata(data_dir):
     path = PMEmo.require(corpus_root(data_dir), "metadata.csv")
     table = read_ids(path, "musicId", ("title", "artist", "duration"))
     return {
-        track_id: (fields["artist"], fields["title"], number(where, fields, "duration") if fields["duration"] else None)
+        track_id: (
+            fields["artist"],
+            fields["title"],
+            number(where, fields, "duration") if fields["duration"] else None,
+        )
         for track_id, (where, fields) in table.items()
     }
 
@@ -65,7 +69,6 @@ class PMEmo(CorpusBuilder):
     """Builder of PMEmo; see [`CorpusBuilder`]."""
 
     title, citation, license, homepage, layout = "PMEmo", CITATION, LICENSE, HOMEPAGE, LAYOUT
-    remotes = REMOTES
 
     @classmethod
     def audio_folders(cls, data_dir):

@@ -28,8 +28,8 @@ def song_groups(deam_dir, emomusic_dir, pmemo_dir):
     """Tie the songs of the three corpora by their artists.
 
     Args:
-        deam_dir, emomusic_dir, pmemo_dir (`str` or `Path`): the corpora's folders. DEAM's `metadata/` tells the artists
-            of ids above 1000; without it each of those songs is a group of its own.
+        deam_dir, emomusic_dir, pmemo_dir (`str` or `Path`): the corpora's folders. DEAM's `metadata/` tells the
+            artists of ids above 1000; without it each of those songs is a group of its own.
 
     Returns:
         A list of groups of songs such as "deam/2"; EmoMusic's songs are DEAM's of the same id.

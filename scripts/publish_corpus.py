@@ -45,8 +45,8 @@ Q3 V-A-, Q4 V+A-); `mood_labels`: 0 or 1 for each of {tags}.
 {notes}
 
 ## Splits
-`leak_free` (default): no artist whose name is known and no recording known to be a copy is in two splits; DEAM, EmoMusic
-and PMEmo have one assignment together, MTG-Jamendo has its official splits less copies.
+`leak_free` (default): no artist whose name is known and no recording known to be a copy is in two splits; DEAM,
+EmoMusic and PMEmo have one assignment together, MTG-Jamendo has its official splits less copies.
 `published`: the authors' own lists, for comparison with published numbers.
 
 | configuration | {splits} |
@@ -98,18 +98,17 @@ def card(builder, tables, with_audio, repository):
         }
         for config, table in tables.items()
     ]
-    licence = "cc-by-nc-sa-4.0" if builder.license.startswith("CC BY-NC-SA 4.0") else "other"
     metadata = huggingface_hub.DatasetCardData(
-        license=licence,
+        license=builder.hub_license,
         pretty_name=f"{builder.title}: annotations and splits",
         task_categories=["audio-classification"],
         tags=["music", "emotion"],
         configs=configs,
-        **({"license_name": "see-card", "license_link": builder.homepage} if licence == "other" else {}),
+        **({"license_name": "see-card", "license_link": builder.homepage} if builder.hub_license == "other" else {}),
     )
     sizes = {config: " | ".join(str(len(table[split])) for split in SPLITS) for config, table in tables.items()}
     notes = ["What a corpus does not annotate is null."]
-    if builder.title == "DEAM":
+    if builder.corpus_name() == "deam":
         notes.append("Valence and arousal, exchanged in DEAM's release for ids up to 1000, are exchanged back here.")
     return CARD.format(
         metadata=metadata.to_yaml().strip(),
@@ -190,6 +189,7 @@ def main(argv=None):
     parser.add_argument("--include-audio", action="store_true", help="the audio too, where its licence allows it")
     add_corpus_options(parser)
     args = parser.parse_args(argv)
+    datasets.disable_progress_bars()  # one bar for each tiny file
     try:
         publish(args.name, args.data_dir, args.out, args.push, args.include_audio, **corpus_options(args))
     except (OSError, ValueError) as error:

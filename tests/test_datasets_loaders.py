@@ -16,6 +16,7 @@ from mer.datasets_loaders import (
     CORPORA, FEATURES, CorpusError, check_valence_arousal, load_mer_dataset, rescale, tag_positive_rates,
 )  # fmt: skip
 from mer.datasets_loaders.corpus import warn_once
+from mer.datasets_loaders.folder import parse_scale
 from mer.datasets_loaders.leak_free import (
     SPLITS, artist_keys, assign_groups, read_list, read_split_list, tied_groups,
 )  # fmt: skip
@@ -432,51 +433,54 @@ def test_changed_files_and_options_meet_no_old_cache(tmp_path):
 
 # Bad input: one sentence that names the file and the line
 
-JAMENDO_FILE = "data/splits/split-0/autotagging_moodtheme-train.tsv"
-JAMENDO_HEAD = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
+TSV = "data/splits/split-0/autotagging_moodtheme-train.tsv"
+SAD = "t\ta\tb\t00/1.mp3\t9\tmood/theme---sad"
+TSV_HEAD = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 DEAM_FILE = "annotations/annotations averaged per song/song_level/static_annotations_averaged_songs_2000_2058.csv"
 DEAM_HEAD = "song_id, valence_mean, valence_std, arousal_mean, arousal_std"
 EMO_FILE = "annotations/static_annotations.csv"
 EMO_HEAD = "song_id,mean_arousal,std_arousal,mean_valence,std_valence"
 PMEMO_HEAD = "musicId,Arousal(mean),Valence(mean)"
-PMEMO_CURVES = "annotations/dynamic_annotations.csv"
+CURVES = "annotations/dynamic_annotations.csv"
+CURVES_HEAD = "musicId,frameTime,Arousal(mean),Valence(mean)"
+OWN = "annotations.csv"
 
 
 @pytest.mark.parametrize(
     "name, file, lines, says",
     [
-        ("deam", DEAM_FILE, ["song_id, valence_mean, valence_std, arousal_mean", "2001,5,1,5"], "'arousal_std' is missing"),
+        ("deam", DEAM_FILE, [DEAM_HEAD[:-13], "2001,5,1,5"], "'arousal_std' is missing"),
         ("deam", DEAM_FILE, [DEAM_HEAD, "2001, 5, 1, nan, 1"], "line 2: arousal_mean is 'nan', not a number"),
         ("deam", DEAM_FILE, [DEAM_HEAD, "2001, 5, 1, 9.5, 1"], "line 2: arousal_mean is 9.5, off the scale 1 to 9"),
-        ("deam", DEAM_FILE, [DEAM_HEAD, "2001, 5, 1, 5, 1", "", "2001, 5, 1, 5, 1"], "line 4: the id 2001 has occurred"),
+        ("deam", DEAM_FILE, [DEAM_HEAD, "2001, 5, 1, 5, 1", "", "2001, 5, 1, 5, 1"], "line 4: the id 2001"),
         ("deam", DEAM_FILE, [DEAM_HEAD, "../1, 5, 1, 5, 1"], "line 2: the id '../1' is not a whole number"),
         ("deam", DEAM_FILE, [DEAM_HEAD, "2900, 5, 1, 5, 1"], "the leak_free splits do not know the id 2900"),
         ("emomusic", EMO_FILE, [EMO_HEAD, "2,5,1,,1"], "line 2: mean_valence is '', not a number"),
         ("emomusic", EMO_FILE, [EMO_HEAD, "2,0.4,1,5,1"], "line 2: mean_arousal is 0.4, off the scale 1 to 9"),
-        ("emomusic", "annotations/valence_cont_average.csv", ["song_id,mean", "2,1"], "column 'mean' is not of the form"),
+        ("emomusic", "annotations/valence_cont_average.csv", ["song_id,mean", "2,1"], "column 'mean' is not of"),
         ("pmemo", EMO_FILE, [PMEMO_HEAD, "1,0.5,1.5"], "line 2: Valence(mean) is 1.5, off the scale 0 to 1"),
         ("pmemo", EMO_FILE, [], "'musicId' is missing; the file has none"),
-        ("pmemo", PMEMO_CURVES, ["musicId,frameTime,Arousal(mean),Valence(mean)", "1,15,.5,.5", "1,15,.5,.5"], "line 3: the time"),
-        ("mtg_jamendo", JAMENDO_FILE, ["TRACK_ID\tPATH"], "column 2 must be 'ARTIST_ID'"),
-        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t00/1.mp3\t9"], "line 2: there are 5 cells"),
-        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t00/1.mp3\t9\tmood/theme---odd"], "line 2: the tag 'mood/theme---odd'"),
-        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t../1.mp3\t9\tmood/theme---sad"], "line 2: the path '../1.mp3'"),
-        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "t\ta\tb\t00/1.mp3\tnan\tmood/theme---sad"], "line 2: DURATION is 'nan'"),
-        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, *["t\ta\tb\t00/1.mp3\t9\tmood/theme---sad"] * 2], "line 3: the id t has"),
-        ("mtg_jamendo", JAMENDO_FILE, [JAMENDO_HEAD, "track_0003346\ta\tb\t00/1.mp3\t9\tmood/theme---sad"], "is in train too"),
-        ("folder", "annotations.csv", ["file", "a.mp3"], "the column 'path' is missing"),
-        ("folder", "annotations.csv", ["path,valence,arousal", "a.mp3,0.1,0.2", "b.mp3,NaN,0.2"], "line 3: valence is 'NaN'"),
-        ("folder", "annotations.csv", ["path,valence,arousal", "a.mp3,1.1,0.2"], "line 2: valence is 1.1, off the scale 0 to 1"),
-        ("folder", "annotations.csv", ["path,valence,arousal", "a.mp3,0.1,"], "line 2: there is valence only"),
-        ("folder", "annotations.csv", ["path", "a.mp3", "./a.mp3"], "line 3: the path 'a.mp3' has occurred before"),
-        ("folder", "annotations.csv", ["path,tags", "a.mp3,calm;weird"], "line 2: the tag 'weird'"),
-        ("folder", "annotations.csv", ["path,quadrant", "a.mp3,Q5"], "line 2: the quadrant 'Q5'"),
-        ("folder", "annotations.csv", ["path,split", "a.mp3,training"], "line 2: the split 'training'"),
-        ("folder", "annotations.csv", ["path,split", "a.mp3,train", "b.mp3,"], "line 3: the split is empty"),
-        ("folder", "annotations.csv", ["path,artist,split", "a.mp3,The X,train", "b.mp3,x feat. Y,test"], "line 3: the artist 'x feat. Y'"),
-        ("folder", "annotations.csv", ["path", "../a.mp3"], "line 2: the path '../a.mp3' leads out"),
-        ("folder", "annotations.csv", ["path", "/etc/hosts"], "line 2: the path '/etc/hosts' leads out"),
-        ("folder", "annotations.csv", ["path", "link/a.mp3"], "line 2: the path 'link/a.mp3' leads out"),
+        ("pmemo", CURVES, [CURVES_HEAD, "1,15,.5,.5", "1,15,.5,.5"], "line 3: the time"),
+        ("mtg_jamendo", TSV, ["TRACK_ID\tPATH"], "column 2 must be 'ARTIST_ID'"),
+        ("mtg_jamendo", TSV, [TSV_HEAD, "t\ta\tb\t00/1.mp3\t9"], "line 2: there are 5 cells"),
+        ("mtg_jamendo", TSV, [TSV_HEAD, SAD.replace("sad", "odd")], "line 2: the tag 'mood/theme---odd'"),
+        ("mtg_jamendo", TSV, [TSV_HEAD, SAD.replace("00", "..")], "line 2: the path '../1.mp3'"),
+        ("mtg_jamendo", TSV, [TSV_HEAD, SAD.replace("9", "nan")], "line 2: DURATION is 'nan'"),
+        ("mtg_jamendo", TSV, [TSV_HEAD, SAD, SAD], "line 3: the id t has"),
+        ("mtg_jamendo", TSV, [TSV_HEAD, SAD.replace("t", "track_0003346", 1)], "is in train too"),
+        ("folder", OWN, ["file", "a.mp3"], "the column 'path' is missing"),
+        ("folder", OWN, ["path,valence,arousal", "a.mp3,0.1,0.2", "b.mp3,NaN,0.2"], "line 3: valence is 'NaN'"),
+        ("folder", OWN, ["path,valence,arousal", "a.mp3,1.1,0.2"], "line 2: valence is 1.1, off the scale 0 to 1"),
+        ("folder", OWN, ["path,valence,arousal", "a.mp3,0.1,"], "line 2: there is valence only"),
+        ("folder", OWN, ["path", "a.mp3", "./a.mp3"], "line 3: the path 'a.mp3' has occurred before"),
+        ("folder", OWN, ["path,tags", "a.mp3,calm;weird"], "line 2: the tag 'weird'"),
+        ("folder", OWN, ["path,quadrant", "a.mp3,Q5"], "line 2: the quadrant 'Q5'"),
+        ("folder", OWN, ["path,split", "a.mp3,training"], "line 2: the split 'training'"),
+        ("folder", OWN, ["path,split", "a.mp3,train", "b.mp3,"], "line 3: the split is empty"),
+        ("folder", OWN, ["path,artist,split", "a.mp3,The X,train", "b.mp3,x feat. Y,test"], "line 3: the artist"),
+        ("folder", OWN, ["path", "../a.mp3"], "line 2: the path '../a.mp3' leads out"),
+        ("folder", OWN, ["path", "/etc/hosts"], "line 2: the path '/etc/hosts' leads out"),
+        ("folder", OWN, ["path", "link/a.mp3"], "line 2: the path 'link/a.mp3' leads out"),
     ],
 )  # fmt: skip
 def test_bad_annotations(name, file, lines, says, tmp_path):
@@ -505,6 +509,7 @@ def test_bad_options(made, tmp_path):
     for scale in ("0..1", "9-1", "a-b"):
         with pytest.raises(ValueError, match="scale must be of the form"):
             load_mer_dataset("folder", folder, cache_dir=str(tmp_path), scale=scale)
+    assert parse_scale("-1-1") == (-1, 1) and parse_scale("0-0.5") == (0, 0.5)
     for option in ("splits", "valence_arousal"):
         with pytest.raises(ValueError, match=f"{option} must be"):
             load_mer_dataset("deam", made["deam"][0], cache_dir=str(tmp_path), **{option: "other"})
@@ -522,6 +527,8 @@ def test_artist_keys():
     assert artist_keys("The Rope River Blues Band") & artist_keys("rope river blues band")
     assert artist_keys("Lady GaGa") == artist_keys("Lady Gaga") and artist_keys("Beyoncé") == artist_keys("BEYONCE")
     assert artist_keys("Steve Gunn") & artist_keys("Black Twig Pickers and Steve Gunn")
+    assert artist_keys("Puerto Muerto") & artist_keys("Pine Valley Cosmonauts W/ Puerto Muerto")
+    assert artist_keys("The Pine Valley Cosmonauts") & artist_keys("Pine Valley Cosmonauts W/ Puerto Muerto")
     assert artist_keys("Future") & artist_keys("21 Savage", "X Bitch (feat. Future)")
     assert artist_keys("Kevin MacLeod") & artist_keys("Kevin MacLeod-Night on the Docks")
     assert not artist_keys("Drake", "Future") & artist_keys("Future")  # a title is no artist
