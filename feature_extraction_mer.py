@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import numbers
 import os
 import re
 import urllib.error
@@ -15,7 +16,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from .configuration_mer import MODES
-from .harmony_mer import RECOGNIZERS, Harmony, check_recognizer, encode_chords, get_recognizer
+from .harmony_mer import RECOGNIZERS, Harmony, Key, check_recognizer, encode_chords, get_recognizer
 
 logger = logging.get_logger(__name__)
 
@@ -25,7 +26,9 @@ MAX_CHANNELS = 8
 SILENCE = 1e-4  # peak; -80 dBFS
 FORMATS = "wav, flac, ogg, opus, mp3, aiff"
 _BLOCK = 1 << 20  # frames decoded at once
-_STREAMED = (0, 0xFFFFFFFF)  # sizes that a WAV written to a pipe states
+_ENCODED = (bytes, bytearray, memoryview)
+# Sizes that a WAV written to a pipe states: ffmpeg's, and those around 2 GiB of SoX (whole blocks) and arecord.
+_STREAMED = {0, 0xFFFFFFFF, *range(0x7FFFEF00, 0x80000001)}
 
 
 class MERAudioError(ValueError):
@@ -54,7 +57,8 @@ def load_audio(source, sampling_rate=None):
     if isinstance(source, dict):
         values = source
         source = next((values[key] for key in ("raw", "array", "bytes", "path") if values.get(key) is not None), None)
-        if source is None or (not isinstance(source, (str, os.PathLike, bytes)) and not values.get("sampling_rate")):
+        is_file = isinstance(source, (str, os.PathLike, *_ENCODED))
+        if source is None or not (is_file or values.get("sampling_rate")):
             raise MERAudioError("A dict needs 'array' (or 'raw') and 'sampling_rate', or 'path', or 'bytes'.")
         sampling_rate, name = values.get("sampling_rate"), str(values.get("path") or name)
     if isinstance(source, (str, os.PathLike)):
@@ -68,7 +72,7 @@ def load_audio(source, sampling_rate=None):
         else:
             with open(name, "rb") as file:
                 waveform, sampling_rate = _decode(file, name)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
+    elif isinstance(source, _ENCODED):
         name = "audio bytes" if name == "waveform" else name
         waveform, sampling_rate = _decode(io.BytesIO(source), name)
     else:
@@ -100,14 +104,20 @@ def check_waveform(waveform, sampling_rate, name="waveform"):
 def _check_layout(name, channels, sampling_rate):
     if channels > MAX_CHANNELS:
         raise MERAudioError(f"{name}: {channels} channels; at most {MAX_CHANNELS} are mixed down.")
-    if not MIN_RATE <= sampling_rate <= MAX_RATE:
+    if not isinstance(sampling_rate, numbers.Real) or not MIN_RATE <= sampling_rate <= MAX_RATE:
         raise MERAudioError(
             f"{name}: a sampling rate of {sampling_rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are supported."
         )
 
 
 def _to_mono(samples, name, sampling_rate):
-    samples = np.asarray(samples.detach().cpu() if hasattr(samples, "detach") else samples)
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu()
+        samples = samples.float() if samples.is_floating_point() else samples  # NumPy has no bfloat16
+    try:
+        samples = np.asarray(samples)
+    except ValueError as error:
+        raise MERAudioError(f"{name}: samples must be numbers, in rows of one length.") from error
     if samples.dtype.kind in "iu":
         limits = np.iinfo(samples.dtype)
         half_range = (float(limits.max) - float(limits.min) + 1) / 2
@@ -245,7 +255,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
                 features = self.segment(waveforms, sampling_rate)
                 harmony = [future.result() for future in futures]
         else:
-            harmony = [harmony] if isinstance(harmony, Harmony) else list(harmony)
+            harmony = [harmony] if hasattr(harmony, "chords") else list(harmony)
             if len(harmony) != len(waveforms):
                 raise ValueError(f"{len(harmony)} harmonies are given for {len(waveforms)} clips.")
             features = self.segment(waveforms, sampling_rate)
@@ -311,7 +321,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
             ids[0, clip, : len(roots)] = roots
             ids[1, clip, : len(roots)] = qualities
             ids[2, clip, : len(roots)] = 1
-        modes = [0 if key is None else MODES.index(key.mode) for _, key in harmony]
+        modes = [0 if key is None else MODES.index(Key.parse(str(key)).mode) for _, key in harmony]
         return {
             "chord_root_ids": ids[0],
             "chord_quality_ids": ids[1],

@@ -193,7 +193,8 @@ class MERModel(MERPreTrainedModel):
         # Layers above the highest one in use are never built, hence never loaded or computed.
         encoder_config = copy.deepcopy(config.encoder_config)
         encoder_config.num_hidden_layers = max(config.layers)
-        if isinstance(encoder_config, MERMelConfig):
+        # Not by class: code from the Hub may have been loaded twice, under two names.
+        if encoder_config.model_type == MERMelConfig.model_type:
             self.encoder = MERMelEncoder(encoder_config)
         else:
             self.encoder = AutoModel.from_config(encoder_config)

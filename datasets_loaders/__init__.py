@@ -55,8 +55,8 @@ def load_mer_dataset(
     if splits == "published" and name in ("deam", "emomusic", "pmemo"):
         warn_once(
             "The published splits leak: 82 of EmoMusic's 125 test songs are in DEAM's training split and 16 in its "
-            "validation split; about half of the test songs of EmoMusic and PMEmo, and two thirds of DEAM's, share an "
-            "artist with their own training split. Do not combine corpora with them; the default, "
+            "validation split; about half of the test songs of EmoMusic and PMEmo share an artist with their own "
+            "training split. Do not combine corpora with them; the default, "
             'splits="leak_free", is made for that.'
         )
     builder = CORPORA[name](

@@ -108,6 +108,7 @@ def load_pipeline(model=EMBEDDED_MODEL):
         ValueError: it is not a MER model, or its files are damaged.
         ImportError: chords and key cannot be recognised here; says what to install.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import PreTrainedConfig
     from transformers.utils import logging
@@ -120,12 +121,21 @@ def load_pipeline(model=EMBEDDED_MODEL):
     kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
     if kind != "mer":
         raise ValueError(f"its config.json describes {kind or 'no model'}, not a MER model.")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what does not fit is said below, in a sentence in place of a table
     try:
-        network, report = MERForAudioClassification.from_pretrained(model, output_loading_info=True)
+        network, report = MERForAudioClassification.from_pretrained(
+            model, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except SafetensorError as error:
         raise ValueError(f"its weights are damaged ({one_line(error)}).") from error
-    if report["missing_keys"]:
-        raise ValueError(f"its weights lack {len(report['missing_keys'])} tensors that config.json calls for.")
+    except StrictDataclassError as error:
+        raise ValueError(f"its config.json is wrong: {one_line(error.__cause__ or error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    unfit = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
+    if unfit:
+        raise ValueError(f"its weights do not fit its config.json: {unfit[0]} is missing or of another shape.")
     return MERPipeline(model=network, feature_extractor=MERFeatureExtractor.from_pretrained(model))
 
 
@@ -229,6 +239,7 @@ def _json(output, tags):
         nonlocal first
         if record is None:
             output.write("[]\n" if first else "\n]\n")
+            output.flush()
             return
         output.write("[\n" if first else ",\n")
         output.write(textwrap.indent(json.dumps(record, ensure_ascii=False, indent=2), "  "))

@@ -1,0 +1,556 @@
+"""The command `mer predict`: formats, folders, exit codes, and what is left when a run stops early."""
+
+import csv
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERMelConfig, MERPipeline
+from mer.configuration_mer import MOOD_TAGS
+from mer.scripts import cli, predict
+from mer.scripts.export_hub import export
+
+COMMAND = str(Path(sys.executable).with_name("mer"))
+
+
+def write_music(path, frequency=220.0, seconds=1.0, rate=16000):
+    """A short chord in a file that holds music as far as MER can tell."""
+    time = np.arange(round(seconds * rate)) / rate
+    samples = sum(0.2 * np.sin(2 * np.pi * frequency * ratio * time) for ratio in (1, 5 / 4, 3 / 2))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder with an exported tiny model."""
+    torch.manual_seed(0)
+    config = MERConfig(
+        encoder_config=MERMelConfig(
+            stem_channels=(4, 8, 8), hidden_size=16, num_hidden_layers=1, intermediate_size=32, kernel_size=3
+        ),
+        trunk_size=24,
+        head_size=12,
+    )
+    network = MERForAudioClassification(config).eval()
+    torch.nn.init.normal_(network.mood_head[-1].bias)  # spread-out scores: their order means something
+    return str(export(network, MERFeatureExtractor(), tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Folder of music: b.wav, A.flac, notes.txt, "sub folder/ü c.ogg", "sub folder/broken.mp3" (a text file)."""
+    folder = tmp_path_factory.mktemp("library")
+    write_music(folder / "b.wav", 220)
+    write_music(folder / "A.flac", 330)
+    write_music(folder / "sub folder" / "ü c.ogg", 440)
+    (folder / "notes.txt").write_text("no music")
+    (folder / "sub folder" / "broken.mp3").write_text("no music either")
+    return folder
+
+
+@pytest.fixture
+def mer(model, capsys):
+    """Run `mer predict ARGS --model TINY` here; returns exit code, stdout, stderr."""
+
+    def run(*args, model=model):
+        capsys.readouterr()
+        code = cli.main(["predict", *map(str, args), "--model", str(model)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def names(records, folder):
+    return [os.path.relpath(record["path"], folder) for record in records]
+
+
+def test_json_is_what_the_pipeline_answers(mer, model, library):
+    code, out, err = mer("-f", "json", library / "b.wav")
+    assert (code, err) == (0, "")
+    (record,) = json.loads(out)
+    pipe = MERPipeline(
+        model=MERForAudioClassification.from_pretrained(model),
+        feature_extractor=MERFeatureExtractor.from_pretrained(model),
+    )
+    answer = pipe(str(library / "b.wav"), return_valence_arousal=True)
+    assert {name: record.pop(name) for name in ("path", "error", "model")} == {
+        "path": str(library / "b.wav"),
+        "error": None,
+        "model": model,
+    }
+    assert record == json.loads(json.dumps(answer))
+    assert len(record["tags"]) == 56
+
+
+def test_formats_agree(mer, library):
+    """All four formats tell the same numbers about the same files."""
+    paths = [library / "b.wav", library / "A.flac"]
+    records = json.loads(mer("-f", "json", *paths)[1])
+    lines = mer("-f", "jsonl", *paths)[1].splitlines()
+    assert [json.loads(line) for line in lines] == records
+    rows = list(csv.DictReader(io.StringIO(mer("-f", "csv", *paths)[1])))
+    blocks = mer(*paths)[1].strip().split("\n\n")
+    assert len(rows) == len(blocks) == len(records) == 2
+    for record, row, block in zip(records, rows, blocks):
+        assert row["path"] == block.splitlines()[0] == record["path"]
+        assert float(row["valence"]) == pytest.approx(record["valence"], abs=5e-4)
+        assert float(row["arousal"]) == pytest.approx(record["arousal"], abs=5e-4)
+        assert [float(row["scale_low"]), float(row["scale_high"])] == record["scale"] == [1, 9]
+        assert row["key"] == (record["key"] or "")
+        assert row["chords"].split() == [chord["label"] for chord in record["chords"]]
+        for tag in record["tags"]:
+            assert float(row[tag["label"]]) == pytest.approx(tag["score"], abs=5e-5)
+        for name in ("valence", "arousal"):
+            shown = re.search(rf"^  {name} +(\d\.\d)   1 [·|●]{{21}} 9 ", block, re.MULTILINE)
+            assert float(shown[1]) == pytest.approx(record[name], abs=0.051)
+        tags = re.findall(r"(\d\.\d\d)   [█ ]{20} (\w+)$", block, re.MULTILINE)
+        assert [label for _, label in tags] == [tag["label"] for tag in record["tags"][:5]]
+        assert [float(score) for score, _ in tags] == pytest.approx(
+            [tag["score"] for tag in record["tags"][:5]], abs=0.0051
+        )
+
+
+def test_csv_columns_are_the_same_whatever_happens(mer, library):
+    """One column a tag in the model's order, for full, shortened and error rows alike."""
+    expected = ["path", "error", "valence", "arousal", "scale_low", "scale_high", "key", "chords", "model", *MOOD_TAGS]
+    full = mer("-f", "csv", library / "b.wav")[1]
+    short = mer("-f", "csv", "--top-k", 3, library / "b.wav", library / "missing.wav")[1]
+    for table in (full, short):
+        rows = list(csv.reader(io.StringIO(table)))
+        assert rows[0] == expected
+        assert {len(row) for row in rows} == {len(expected)}
+    kept, error = csv.DictReader(io.StringIO(short))
+    complete = next(csv.DictReader(io.StringIO(full)))
+    filled = {tag: kept[tag] for tag in MOOD_TAGS if kept[tag]}
+    best = sorted(MOOD_TAGS, key=lambda tag: -float(complete[tag]))[:3]
+    assert filled == {tag: complete[tag] for tag in best}
+    assert {name for name, value in error.items() if value} == {"path", "error"}
+
+
+@pytest.mark.parametrize("fmt", ["json", "jsonl"])
+def test_top_k(mer, library, fmt):
+    out = mer("-f", fmt, "--top-k", 2, library / "b.wav")[1]
+    record = json.loads(out)[0] if fmt == "json" else json.loads(out)
+    full = json.loads(mer("-f", "json", library / "b.wav")[1])[0]
+    assert record["tags"] == full["tags"][:2]
+    assert record["tags"][0]["score"] >= record["tags"][1]["score"]
+
+
+def test_top_k_in_a_table(mer, library):
+    assert mer("--top-k", 7, library / "b.wav")[1].count("█") > 0
+    assert len(re.findall(r"^ +(?:tags +)?\d\.\d\d   [█ ]{20} ", mer("--top-k", 7, library / "b.wav")[1], re.M)) == 7
+
+
+def test_folder(mer, library):
+    """A folder alone: its own music only, in the order of names, no text files."""
+    code, out, _ = mer("-f", "json", library)
+    assert code == 0
+    assert names(json.loads(out), library) == ["A.flac", "b.wav"]
+
+
+def test_folder_with_all_below(mer, library):
+    """-r: what lies below too, names with spaces and letters beyond ASCII, one broken file as an error row."""
+    code, out, err = mer("-r", "-f", "jsonl", library)
+    assert code == 1
+    records = [json.loads(line) for line in out.splitlines()]
+    expected = ["A.flac", "b.wav", "sub folder/broken.mp3", "sub folder/ü c.ogg"]
+    assert names(records, library) == expected
+    assert [record["error"] is None for record in records] == [True, True, False, True]
+    assert "ü c.ogg" in out  # readable, not \\u00fc
+    assert "3 done, 1 failed" in err and "broken.mp3" in err
+
+
+def test_order_is_the_command_lines(mer, library):
+    paths = [library / "b.wav", library / "sub folder" / "ü c.ogg", library / "A.flac", library / "b.wav"]
+    assert [r["path"] for r in json.loads(mer("-f", "json", *paths)[1])] == [str(path) for path in paths]
+
+
+def test_leftovers_of_macos_are_no_music(mer, tmp_path):
+    write_music(tmp_path / "a.wav")
+    (tmp_path / "._a.wav").write_bytes(b"\0\5\x16\7")
+    code, out, _ = mer("-f", "json", tmp_path)
+    assert code == 0 and names(json.loads(out), tmp_path) == ["a.wav"]
+
+
+def test_folder_without_music(mer, library, tmp_path):
+    (tmp_path / "notes.txt").write_text("no music")
+    code, out, _ = mer("-f", "json", tmp_path, library / "b.wav")
+    empty, music = json.loads(out)
+    assert code == 1
+    assert empty["error"].startswith(f"{tmp_path}: a folder without audio files") and "-r" in empty["error"]
+    assert "\n" not in empty["error"]
+    assert music["error"] is None
+
+
+def test_error_rows_in_every_format(mer, library):
+    missing = str(library / "missing.wav")
+    sentence = f"{missing}: no such file."
+    for fmt in ("table", "json", "jsonl", "csv"):
+        code, out, err = mer("-f", fmt, missing, library / "b.wav")
+        assert code == 1
+        assert out.count(sentence) == 1, fmt
+        assert str(library / "b.wav") in out
+        assert "Traceback" not in err
+        assert (sentence in err) == (fmt != "table")  # once is enough where it stands on the screen already
+
+
+def test_error_of_one_kind_nobody_thought_of(mer, library, monkeypatch):
+    """Whatever a file does to the pipeline, the others are done."""
+    answer = MERPipeline.__call__
+
+    def call(self, path, **kwargs):
+        if path.endswith("A.flac"):
+            raise KeyError("surprise\nsecond line")
+        return answer(self, path, **kwargs)
+
+    monkeypatch.setattr(MERPipeline, "__call__", call)
+    code, out, _ = mer("-f", "json", library)
+    broken, music = json.loads(out)
+    assert code == 1 and music["error"] is None
+    assert "A.flac" in broken["error"] and "KeyError" in broken["error"] and "\n" not in broken["error"]
+
+
+def test_output_appears_when_complete(mer, library, tmp_path, monkeypatch):
+    """While a run goes on its rows stand under .part and the old file is untouched; then it is replaced."""
+    target, part = tmp_path / "moods.jsonl", tmp_path / "moods.jsonl.part"
+    target.write_text("old")
+    seen = []
+    original = predict.predict
+
+    def spy(*args):
+        seen.append((target.read_text(), part.read_text().count("\n")))
+        return original(*args)
+
+    monkeypatch.setattr(predict, "predict", spy)
+    code, out, _ = mer("-f", "jsonl", "-o", target, library)
+    assert (code, out) == (0, "")
+    assert seen == [("old", 0), ("old", 1)]
+    assert len(target.read_text().splitlines()) == 2
+    assert os.listdir(tmp_path) == ["moods.jsonl"]
+
+
+@pytest.mark.parametrize("fmt", ["table", "json", "jsonl", "csv"])
+def test_output_is_what_would_be_printed(mer, library, tmp_path, fmt):
+    printed = mer("-f", fmt, library)[1]
+    mer("-f", fmt, "-o", tmp_path / "out", library)
+    assert (tmp_path / "out").read_text(encoding="utf-8") == printed
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, SystemError])
+def test_a_run_that_dies_leaves_the_old_output(mer, library, tmp_path, monkeypatch, fault):
+    target = tmp_path / "moods.json"
+    target.write_text("old")
+    original = predict.predict
+
+    def die(pipe, path, top_k):
+        if path.endswith("b.wav"):
+            raise fault
+        return original(pipe, path, top_k)
+
+    monkeypatch.setattr(predict, "predict", die)
+    arguments = ("-f", "json", "-o", target, library / "A.flac", library / "b.wav", library / "A.flac")
+    if fault is KeyboardInterrupt:
+        code, out, err = mer(*arguments)
+        assert code == 130
+        assert f"what was done is in {target}.part" in err
+        done = json.loads((tmp_path / "moods.json.part").read_text())  # complete JSON of what was done
+        assert names(done, library) == ["A.flac"]
+    else:
+        with pytest.raises(fault):
+            mer(*arguments)
+        assert "A.flac" in (tmp_path / "moods.json.part").read_text()
+    assert target.read_text() == "old"
+
+
+def test_interrupted_json_on_the_screen_still_parses(mer, library, monkeypatch):
+    original = predict.predict
+
+    def die(pipe, path, top_k):
+        if path.endswith("b.wav"):
+            raise KeyboardInterrupt
+        return original(pipe, path, top_k)
+
+    monkeypatch.setattr(predict, "predict", die)
+    code, out, _ = mer("-f", "json", library)
+    assert code == 130 and names(json.loads(out), library) == ["A.flac"]
+
+
+def test_strict_stops_at_the_first_failure(mer, library, tmp_path):
+    broken = library / "sub folder" / "broken.mp3"
+    arguments = ("--strict", "-f", "json", library / "b.wav", broken, library / "A.flac")
+    code, out, _ = mer(*arguments)
+    assert code == 1
+    assert names(json.loads(out), library) == ["b.wav", "sub folder/broken.mp3"]
+    # With -o, the file is not there: it would not be complete.
+    code, _, err = mer(*arguments, "-o", tmp_path / "out.json")
+    assert code == 1 and os.listdir(tmp_path) == ["out.json.part"]
+    assert f"{tmp_path / 'out.json.part'}" in err
+    assert len(json.loads((tmp_path / "out.json.part").read_text())) == 2
+
+
+def test_quiet(mer, library, tmp_path):
+    """--quiet says nothing on stderr, also where files fail; the exit code and the rows tell."""
+    code, out, err = mer("--quiet", "-r", "-f", "jsonl", library)
+    assert (code, err) == (1, "") and len(out.splitlines()) == 4
+    assert "done" in mer("-f", "jsonl", library)[2]
+    assert mer("--quiet", "-f", "csv", "-o", tmp_path / "x.csv", library) == (0, "", "")
+
+
+@pytest.mark.parametrize("top_k", ["0", "-3"])
+def test_wrong_top_k(mer, library, top_k):
+    code, out, err = mer("--top-k", top_k, library / "b.wav")
+    assert (code, out) == (2, "") and err == "mer predict: --top-k must be 1 or more\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["predict"], ["predict", "-f", "xml", "a.wav"], ["sing"]])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: mer" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written(mer, library, tmp_path):
+    """Said before any work is done: in one line, exit code 2."""
+    cases = {tmp_path / "no" / "x.csv": "no such folder", tmp_path: "folder", tmp_path / "x.wav": "named like music"}
+    if os.geteuid() != 0:  # root may write anywhere
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o500)
+        cases[locked / "x.csv"] = "cannot be written"
+    for target, words in cases.items():
+        code, out, err = mer("-f", "csv", "-o", target, library / "b.wav")
+        assert (code, out) == (2, ""), target
+        assert words in err and len(err.splitlines()) == 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_disk_that_fails_while_writing(mer, library, tmp_path, monkeypatch):
+    (tmp_path / "x.csv.part").mkdir()  # stands in the way of the temporary file
+    code, out, err = mer("-f", "csv", "-o", tmp_path / "x.csv", library / "b.wav")
+    assert (code, out) == (1, "") and "cannot write the output" in err and len(err.splitlines()) == 1
+    if os.path.exists("/dev/full"):
+        code, _, err = mer("-f", "csv", "-o", "/dev/full", library / "b.wav")
+        assert code == 1 and "cannot write the output" in err and len(err.splitlines()) == 1
+
+
+def test_devices_are_written_not_replaced(mer, library, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert mer("-f", "jsonl", "-o", pipe, library / "b.wav")[0] == 0
+    reader.join(10)
+    assert json.loads(received[0])["path"].endswith("b.wav")
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+def test_output_through_a_link(mer, library, tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    (tmp_path / "real.json").write_text("old")
+    assert mer("-f", "json", "-o", tmp_path / "link.json", library / "b.wav")[0] == 0
+    assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "real.json").read_text())
+
+
+def _other_model(folder):
+    (folder / "config.json").write_text('{"model_type": "wav2vec2"}')
+
+
+def _not_json(folder):
+    (folder / "config.json").write_text("{")
+
+
+def _no_weights(folder):
+    os.remove(folder / "model.safetensors")
+
+
+def _damaged_weights(folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+
+
+def _foreign_weights(folder):
+    from safetensors.torch import save_file
+
+    save_file({"other": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
+
+
+def _other_shape(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"trunk_size": 30}))
+
+
+def _wrong_value(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"segment_pooling": "median"}))
+
+
+def _no_preprocessor(folder):
+    os.remove(folder / "preprocessor_config.json")
+
+
+def _nothing(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (_nothing, "no config.json"),
+        (_other_model, "wav2vec2"),
+        (_not_json, "config.json"),
+        (_no_weights, "model.safetensors"),
+        (_damaged_weights, "weights are damaged"),
+        (_foreign_weights, "weights do not fit"),
+        (_other_shape, "mer.trunk"),
+        (_wrong_value, "segment_pooling"),
+        (_no_preprocessor, "preprocessor_config.json"),
+    ],
+)
+def test_wrong_model_folder(mer, model, library, tmp_path, spoil, words):
+    """One sentence that names the model and the cause; nothing is tagged with half a model."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    spoil(folder)
+    code, out, err = mer(library / "b.wav", model=folder)
+    assert (code, out) == (1, "")
+    sentence = [line for line in err.splitlines() if line.startswith("mer predict: ")]
+    assert sentence == err.splitlines()
+    assert len(sentence) == 1 and str(folder) in sentence[0] and words in sentence[0]
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "not a name", "no/such/folder"])
+def test_wrong_model_name(mer, library, name):
+    code, out, err = mer(library / "b.wav", model=name)
+    assert (code, out) == (1, "") and len(err.splitlines()) == 1
+    assert err.startswith(f"mer predict: cannot load the model {name}: ") and len(err) > len(name) + 45
+
+
+def test_a_song_for_a_model(mer, library):
+    code, out, err = mer(library / "b.wav", model=library / "A.flac")
+    assert (code, out) == (1, "") and len(err.splitlines()) == 1 and "cannot load the model" in err
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = {"/song%20one.ogg": self.server.music, "/page.mp3": b"<html>"}.get(self.path)
+        self.send_response(404 if body is None else 200)
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(library):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.music = (library / "sub folder" / "ü c.ogg").read_bytes()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_addresses(mer, server, library):
+    """An address is tagged like the file behind it; what is not there, or no music, is said."""
+    local = library / "sub folder" / "ü c.ogg"
+    addresses = [f"{server}/{name}" for name in ("song%20one.ogg", "gone.mp3", "page.mp3", "song one.ogg")]
+    code, out, _ = mer("-f", "json", *addresses, "http://127.0.0.1:1/x.mp3", local)
+    song, gone, page, space, refused, same = json.loads(out)
+    assert code == 1
+    assert song["error"] is None and song["tags"] == same["tags"] and song["valence"] == same["valence"]
+    assert "Not Found" in gone["error"]
+    assert "not a readable audio file" in page["error"]
+    assert "cannot be fetched" in space["error"]
+    assert "refused" in refused["error"]
+    for record in (gone, page, space, refused):
+        assert record["error"].startswith(record["path"]) and "\n" not in record["error"]
+
+
+# The console command itself, as a process.
+
+
+def start(*arguments, **kwargs):
+    return subprocess.Popen(
+        [COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", **kwargs
+    )
+
+
+def test_help_does_not_wait_for_torch():
+    """`mer --help` and `mer predict --help` come at once: nothing heavy is imported."""
+    code = """
+import sys
+from mer.scripts.cli import main
+for arguments in (["--help"], ["predict", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert stop.code == 0
+heavy = {"torch", "transformers", "librosa", "numpy", "madmom"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stderr
+    assert "predict" in result.stdout and "--strict" in result.stdout and "Exit codes: 0 all done" in result.stdout
+
+
+def test_console_command_in_a_narrow_world(model, library, tmp_path):
+    """The installed command, from another folder, a terminal that knows ASCII only, a name that is no UTF-8."""
+    name = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    shutil.copyfile(library / "b.wav", name)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [COMMAND, "predict", tmp_path, library / "sub folder" / "ü c.ogg", "--model", model],
+        cwd=tmp_path, env=environment, capture_output=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert b"Traceback" not in result.stderr and b"2 done, 0 failed" in result.stderr
+    assert result.stdout.count(b"  valence ") == 2 and b"caf" in result.stdout
+
+
+def test_reader_that_stops_early(model, library):
+    """`mer predict ... | head -1`: no traceback."""
+    process = start("predict", "--quiet", "-f", "jsonl", "--model", model, *[library / "b.wav"] * 30)
+    assert json.loads(process.stdout.readline())["error"] is None
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 1
+    assert error == ""
+
+
+def test_interrupt(model, library, tmp_path):
+    """Ctrl-C: exit code 130, no traceback, what is done is kept and it is said where."""
+    target, part = tmp_path / "moods.jsonl", tmp_path / "moods.jsonl.part"
+    process = start("predict", "-f", "jsonl", "-o", target, "--model", model, *[library / "b.wav"] * 3000)
+    try:
+        deadline = time.monotonic() + 120
+        while not (part.exists() and part.read_text().count("\n") >= 2):
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in error and "interrupted" in error and str(part) in error
+    assert os.listdir(tmp_path) == [part.name]
+    records = [json.loads(line) for line in part.read_text().splitlines()]
+    assert len(records) >= 2 and all(record["error"] is None for record in records)

@@ -1,0 +1,52 @@
+"""The README's code runs, in order, in a checkout; and its card is one that the Hub can read."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from conftest import ROOT
+from huggingface_hub import ModelCard
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def run(tmp_path, *command):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONUTF8": "1"}
+    environment["PATH"] = os.path.dirname(sys.executable) + os.pathsep + environment["PATH"]
+    done = subprocess.run(command, cwd=tmp_path / "checkout", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def checkout(tmp_path):
+    """The files that a user's folder holds, apart from this one, which the commands may write to."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for file in [*ROOT.glob("*_mer.py"), *ROOT.glob("*.json"), ROOT / "model.safetensors"]:
+        shutil.copy(file, folder)
+    shutil.copytree(ROOT / "samples", folder / "samples")
+    return folder
+
+
+def test_python_blocks_run_in_order(tmp_path):
+    checkout(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = "\n".join(block for block in blocks if '"/data/' not in block)  # those need a corpus of the reader's own
+    printed = run(tmp_path, sys.executable, "-c", code)
+    assert "'label'" in printed and "F# minor" in printed and "torch.Size([1, 56])" in printed
+
+
+def test_commands_run(tmp_path):
+    folder = checkout(tmp_path)
+    block = re.search(r"```bash\n(mer predict.*?)```", TEXT, re.DOTALL)[1]
+    printed = run(tmp_path, "bash", "-ec", block)
+    assert "G major" in printed and '"scale": [1.0, 9.0]' in printed
+    assert len((folder / "moods.csv").read_text().splitlines()) == 3
+
+
+def test_card_is_readable_by_the_hub():
+    data = ModelCard.load(ROOT / "README.md").data
+    assert data.pipeline_tag == "audio-classification" and data.library_name == "transformers"
+    assert data.license == "cc-by-nc-sa-4.0" and "music" in data.tags and data.datasets and data.metrics
