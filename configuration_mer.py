@@ -5,6 +5,8 @@ Vocabularies: the 56 mood/theme tags of MTG-Jamendo (alphabetical, the order of 
 arXiv 2502.03979).
 """
 
+import copy
+
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -21,6 +23,15 @@ CHORD_QUALITIES = (
     "N", "maj", "dim", "sus4", "min7", "min", "sus2", "aug", "dim7", "maj6", "hdim7", "7", "min6", "maj7",
 )  # fmt: skip
 MODES = ("major", "minor")
+# Where the classes lie, for Auto* classes and `pipeline`: every saved model says it.
+AUTO_MAP = {
+    "AutoConfig": "configuration_mer.MERConfig",
+    "AutoModel": "modeling_mer.MERModel",
+    "AutoModelForAudioClassification": "modeling_mer.MERForAudioClassification",
+}
+CUSTOM_PIPELINES = {
+    "audio-classification": {"impl": "pipeline_mer.MERPipeline", "pt": ["AutoModelForAudioClassification"]}
+}
 QUADRANTS = ("Q1", "Q2", "Q3", "Q4")  # Q1 V+A+, Q2 V-A+, Q3 V-A-, Q4 V+A-
 
 
@@ -153,6 +164,9 @@ class MERConfig(PreTrainedConfig):
         if kwargs.get("num_labels") is None and self.id2label is None:
             self.id2label = dict(enumerate(MOOD_TAGS))
             self.label2id = {tag: index for index, tag in enumerate(MOOD_TAGS)}
+        # Not those of a file: loading from the Hub writes the repository's id into them.
+        kwargs["auto_map"] = dict(AUTO_MAP)
+        kwargs["custom_pipelines"] = copy.deepcopy(CUSTOM_PIPELINES)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

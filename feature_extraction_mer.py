@@ -149,8 +149,15 @@ def _decode(file, name):
                     waveform = np.resize(waveform, filled + max(len(block), filled // 2))
                 np.mean(block, axis=1, out=waveform[filled : filled + len(block)])
                 filled += len(block)
+            if audio.format == "MP3" and not _mp3_states_length(file):
+                # The length is a guess from the first frame, and reading ends there.
+                if file.tell() < 0.6 * file.seek(0, os.SEEK_END):
+                    raise MERAudioError(
+                        f"{name}: an MP3 of variable bit rate without a header that states its length; write it anew, "
+                        "for instance with `ffmpeg -i IN -c copy OUT.mp3`."
+                    )
             # Encoders' delay makes an MP3 a little shorter than stated; a cut one lacks far more.
-            if filled < 0.98 * audio.frames - audio.samplerate / 10:
+            elif filled < 0.98 * audio.frames - audio.samplerate / 10:
                 raise truncated
             stated = re.search(r"^\s*(?:data|SSND)\s*: (\d+) \(should be \d+\)", audio.extra_info, re.MULTILINE)
             if stated and int(stated[1]) not in _STREAMED:
@@ -163,6 +170,18 @@ def _decode(file, name):
         if "sync" in cause or "malformed" in cause:
             raise truncated from error
         raise MERAudioError(f"{name}: not a readable audio file ({cause}); MER reads {FORMATS}.") from error
+
+
+def _mp3_states_length(file):
+    # A Xing, Info or VBRI header lies in the first frame, behind the ID3v2 tag, whose size has 7 bits a byte.
+    place = file.tell()
+    file.seek(0)
+    tag = file.read(10)
+    size = sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0))) + 10
+    file.seek(size if tag[:3] == b"ID3" else 0)
+    frame = file.read(2048)
+    file.seek(place)
+    return any(name in frame for name in (b"Xing", b"Info", b"VBRI"))
 
 
 def _cut_within_page(file):

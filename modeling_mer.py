@@ -18,6 +18,9 @@ from transformers.utils import ModelOutput
 
 from .configuration_mer import MERConfig, MERMelConfig
 
+# Not used here: the files that this one imports are saved beside the weights, so every saved model brings its pipeline.
+from .pipeline_mer import MERPipeline  # noqa: F401
+
 # Segments that pass through the encoder together: bounds the memory that a long clip takes.
 SEGMENTS_AT_ONCE = 8
 

@@ -12,25 +12,15 @@ from .. import MERFeatureExtractor, MERForAudioClassification
 from .predict import EMBEDDED_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
-AUTO_MAP = {
-    "AutoConfig": "configuration_mer.MERConfig",
-    "AutoModel": "modeling_mer.MERModel",
-    "AutoModelForAudioClassification": "modeling_mer.MERForAudioClassification",
-}
-CUSTOM_PIPELINES = {
-    "audio-classification": {"impl": "pipeline_mer.MERPipeline", "pt": ["AutoModelForAudioClassification"]}
-}
 
 
 def export(model, extractor, out):
     """Write everything that `from_pretrained(out, trust_remote_code=True)` and `pipeline` need into the folder `out`.
 
-    Saving alone would leave out the pipeline and the entry of the model without heads.
+    Unlike `save_pretrained`, it adds the card and the licence, and can write over the checkout that the code runs from.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    model.config.auto_map = dict(AUTO_MAP)
-    model.config.custom_pipelines = CUSTOM_PIPELINES
     # Through a folder of its own: saving copies the code, which must not be copied onto itself.
     with tempfile.TemporaryDirectory(dir=out) as folder:
         model.save_pretrained(folder)

@@ -344,6 +344,22 @@ def _without_xing(data):
     return data[start:]
 
 
+@pytest.mark.parametrize("quiet_first", [True, False])
+def test_variable_bit_rate_without_a_stated_length(tmp_path, quiet_first):
+    """The decoder then guesses the length from the first frame. Music must not be lost in silence, nor called cut."""
+    loud, quiet = music(10, 44100), 1e-3 * music(10, 44100)
+    samples = np.concatenate((quiet, loud) if quiet_first else (loud, quiet))
+    data = encoded("MP3", rate=44100, samples=samples, compression_level=0.5, bitrate_mode="VARIABLE")
+    path = tmp_path / "old.mp3"
+    path.write_bytes(_without_xing(data))
+    try:
+        waveform, rate = load_audio(path)
+    except MERAudioError as error:
+        assert "variable bit rate" in str(error) and str(path) in str(error)
+    else:
+        assert len(waveform) / rate == pytest.approx(20, abs=0.5)
+
+
 def _five_one():
     return encoded("WAV", rate=44100, samples=music(2, 44100, channels=6))
 

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERMelConfig, MERPipeline
+from mer.configuration_mer import AUTO_MAP
 from mer.scripts import export_hub
 from mer.scripts.export_hub import export
 from safetensors.torch import load_file
@@ -66,18 +67,17 @@ result["embedding"] = embedding.tolist()
 save_file({k: v.clone() for k, v in head.state_dict().items()}, f"{out}/head.safetensors")
 save_file({k: v.clone() for k, v in base.state_dict().items()}, f"{out}/base.safetensors")
 
-if EXPORTED:
-    pipe = pipeline("audio-classification", model=model, **trust)
-    assert type(pipe).__name__ == "MERPipeline" and type(pipe).__module__.startswith("transformers_modules.")
-    result["pipeline"] = pipe(f"{audio}/stereo.wav", return_valence_arousal=True)
-    result["top"] = pipeline("audio-classification", model=model, top_k=4, **trust)(f"{audio}/stereo.wav")
+pipe = pipeline("audio-classification", model=model, **trust)
+assert type(pipe).__name__ == "MERPipeline" and type(pipe).__module__.startswith("transformers_modules.")
+result["pipeline"] = pipe(f"{audio}/stereo.wav", return_valence_arousal=True)
+result["top"] = pipeline("audio-classification", model=model, top_k=4, **trust)(f"{audio}/stereo.wav")
 
-    # transformers' own class, on what it can take: waveforms at the model's rate.
-    stock = AudioClassificationPipeline(model=head, feature_extractor=extractor)
-    result["stock"] = [stock(wave, top_k=None) for wave in waves]
-    result["stock_batch"] = stock(waves, top_k=None, batch_size=2)
-    result["ours"] = [pipe(wave) for wave in waves]
-    result["ours_batch"] = pipe(waves, batch_size=2)
+# transformers' own class, on what it can take: waveforms at the model's rate.
+stock = AudioClassificationPipeline(model=head, feature_extractor=extractor)
+result["stock"] = [stock(wave, top_k=None) for wave in waves]
+result["stock_batch"] = stock(waves, top_k=None, batch_size=2)
+result["ours"] = [pipe(wave) for wave in waves]
+result["ours_batch"] = pipe(waves, batch_size=2)
 
 head.save_pretrained(f"{out}/resaved")
 extractor.save_pretrained(f"{out}/resaved")
@@ -193,7 +193,7 @@ def test_round_trip(exported, expected, audio, tmp_path, door):
     folder, network = exported
     home = tmp_path / "home"
     model = put_in_hub_cache(folder, home) if door == "repo id" else folder
-    run("EXPORTED = True" + USE, model, audio, tmp_path, home=home)
+    run(USE, model, audio, tmp_path, home=home)
 
     result = json.loads((tmp_path / "result.json").read_text())
     for name in ("logits", "valence_arousal", "embedding"):
@@ -220,10 +220,11 @@ def test_round_trip(exported, expected, audio, tmp_path, door):
     again.mkdir()
     for cache in (home / "modules", home / "hub"):
         shutil.rmtree(cache, ignore_errors=True)
-    run("EXPORTED = False" + USE, tmp_path / "resaved", audio, again, home=tmp_path / "home 2")
+    run(USE, tmp_path / "resaved", audio, again, home=tmp_path / "home 2")
     result = json.loads((again / "result.json").read_text())
     for name in ("logits", "valence_arousal", "embedding"):
         np.testing.assert_allclose(result[name], expected[name], atol=1e-5, rtol=1e-5)
+    assert_same_tags(result["pipeline"]["tags"], wanted["tags"])
     assert_same_weights(again / "head.safetensors", network)
 
 
@@ -333,7 +334,7 @@ def test_export_of_an_export(exported, tmp_path, capsys):
     export_hub.main([str(copy), "--model", str(copy)])
     assert sorted(os.listdir(copy)) == sorted(os.listdir(folder))
     assert_same_weights(copy / "model.safetensors", network)
-    assert json.loads((copy / "config.json").read_text())["auto_map"] == export_hub.AUTO_MAP
+    assert json.loads((copy / "config.json").read_text())["auto_map"] == AUTO_MAP
 
 
 def test_embedded_model_from_the_checkout(tmp_path):
