@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     package_dir={"mer": "."},
-    packages=["mer", "mer.datasets_loaders", "mer.scripts", "mer.training"],
+    packages=["mer", "mer.datasets_loaders", "mer.scripts", "mer.training", "mer.training.metrics"],
     package_data={
         "mer": ["config.json", "preprocessor_config.json", "model.safetensors"],
         "mer.datasets_loaders": ["splits/*"],
@@ -38,6 +38,7 @@ setup(
     extras_require={
         # Only beside a torch built for CUDA: see README, "Limits and terms".
         "torchaudio": ["torchaudio>=2.9"],
+        "demo": ["gradio>=5"],  # for a web page around the pipeline
         "dev": ["mir_eval>=0.8", "pytest>=8"],
     },
     entry_points={"console_scripts": ["mer = mer.scripts.cli:main"]},

@@ -69,11 +69,14 @@ def main(argv=None):
     truth = np.array([QUADRANTS.index(row["quadrant"]) for row in rows])
     teacher = np.stack([teacher[row["clip_id"]] for row in rows])
     files = [args.data / "panda4q" / "audio" / f"{row['clip_id']}.opus" for row in rows]
-    tags, va = predict(load_pipeline(args.model), files)
+    pipe = load_pipeline(args.model)
+    tags, va = predict(pipe, files)
 
     random = np.random.default_rng(0)
     drawn = [random.integers(len(rows), size=len(rows)) for _ in range(args.resamples)]
     samples = [measure(truth[i], va[i], tags[i], teacher[i]) for i in drawn]
+    sizes = [value.numel() * value.element_size() for value in pipe.model.state_dict().values()]
+    print(f"{pipe.model.num_parameters() / 1e6:.2f} million parameters, weights {sum(sizes) / 1e6:.1f} MB")
     print(f"{len(rows)} clips, split {args.split!r}")
     for name, value in measure(truth, va, tags, teacher).items():
         low, high = np.percentile([sample[name] for sample in samples], (2.5, 97.5))

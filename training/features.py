@@ -1,0 +1,436 @@
+"""The feature cache: what the frozen encoder and the harmony recogniser say of every track, computed once.
+
+A cache is a folder: `features.json`, the fingerprint of everything that determines the content;
+`shard-00000.parquet` and so on, each the tracks of a fixed range of the input rows; and, once a run is through,
+`unreadable.jsonl`, the tracks that could not be used and why. [`extract_features`] makes it with the same extractor
+and model that serve, [`load_features`] opens it, and [`FeatureCollator`] makes batches for the model of its rows.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset, Features, List, Value
+from tqdm import tqdm
+
+from .. import __version__
+from ..configuration_mer import MOOD_TAGS, QUADRANTS
+from ..feature_extraction_mer import load_audio
+
+FINGERPRINT_FILE = "features.json"
+UNREADABLE_FILE = "unreadable.jsonl"
+
+# Columns that every cache has; null where the input rows have no such column, but for the corpus: "unknown".
+LABELS = Features(
+    {
+        "track_id": Value("string"),
+        "corpus": Value("string"),
+        "mood_labels": List(Value("float32")),
+        "valence": Value("float32"),
+        "arousal": Value("float32"),
+        "quadrant": Value("string"),
+        "artist": Value("string"),
+        "split": Value("string"),
+    }
+)
+# Columns that are computed: S segments of D, at most max_chords chords.
+COMPUTED = Features(
+    {
+        "segment_embeddings": List(List(Value("float32"))),
+        "lengths": List(Value("int64")),
+        "chord_root_ids": List(Value("int64")),
+        "chord_quality_ids": List(Value("int64")),
+        "mode_id": Value("int64"),
+    }
+)
+
+
+class FeatureCacheError(ValueError):
+    """A feature cache cannot be used; the message says why and what to do."""
+
+
+class ExtractionReport(NamedTuple):
+    """What a run of [`extract_features`] leaves: `tracks` in the cache, and those `unreadable`, a dict each with
+    `row`, `track_id`, `corpus`, `audio` and `error`."""
+
+    tracks: int
+    unreadable: list
+
+
+def extract_features(rows, model, extractor, out, shard_size=64, accelerator=None, num_workers=0):
+    """Write the features of every track into the folder `out`, or finish what an earlier run began there.
+
+    A shard appears under its name when it is complete; a run that is killed loses the shard in hand. Under
+    `accelerate launch` the shards are dealt out to the processes in turn; the cache does not depend on how many there
+    are. Tracks that could not be used are tried again by every later run, so that a repaired file finds its place.
+
+    Args:
+        rows (`datasets.Dataset` or `list[dict]`): a track each, with `track_id` and `audio` (anything that
+            [`load_audio`] takes; a file that is exchanged under its name is not noticed) and whatever is known of
+            `corpus`, `mood_labels`, `valence` and `arousal` (1-9), `quadrant` ("Q1" to "Q4"), `artist`, `split`.
+            Other columns are kept as they are.
+        model ([`MERForAudioClassification`] or [`MERModel`]): its encoder is run. It is left on the accelerator's
+            device, in evaluation mode.
+        extractor ([`MERFeatureExtractor`]): the one that is served with the model.
+        out (`str` or `Path`): the cache's folder.
+        shard_size (`int`, defaults to 64): rows a shard.
+        accelerator (`accelerate.Accelerator`, *optional*): device and processes; found out by default.
+        num_workers (`int`, defaults to 0): processes that decode, resample and recognise harmony beside this one.
+
+    Returns:
+        [`ExtractionReport`], the same in every process.
+
+    Raises:
+        FeatureCacheError: `out` was made from something else; the message lists what differs.
+        ValueError: there are no rows, or they lack a column.
+    """
+    state = accelerator or PartialState()
+    out = Path(out)
+    rows = _as_dataset(rows)
+    fingerprint = model_fingerprint(model, extractor) | {
+        "mer_version": __version__,
+        "rows": _hash(json.dumps(row, sort_keys=True, default=str).encode() for row in rows),
+        "num_rows": len(rows),
+        "shard_size": shard_size,
+    }
+    if state.is_main_process:
+        _begin(out, fingerprint)
+    state.wait_for_everyone()
+    _compare(out, fingerprint)
+
+    features = Features({"row_index": Value("int64")} | {**rows.features} | LABELS | COMPUTED)
+    shards = range(-(-len(rows) // shard_size))[state.process_index :: state.num_processes]
+    todo = {}
+    for shard in shards:
+        path = _shard_path(out, shard)
+        done = pq.read_table(path, columns=["row_index"])["row_index"].to_pylist() if path.exists() else []
+        todo[shard] = sorted({*range(len(rows))[shard * shard_size : (shard + 1) * shard_size]} - {*done})
+    indices = [index for missing in todo.values() for index in missing]
+    prepared = iter(
+        torch.utils.data.DataLoader(
+            _Tracks(rows, extractor), None, sampler=indices, num_workers=num_workers, collate_fn=_unchanged
+        )
+    )
+    model = model.to(state.device).eval()
+    unreadable = []
+    bar = tqdm(total=len(indices), desc="features", unit="track", disable=not state.is_local_main_process)
+    with bar:
+        for shard, missing in todo.items():
+            table = []
+            for index, inputs in zip(missing, prepared):
+                row = rows[index]
+                computed, error = (None, inputs) if isinstance(inputs, str) else _encode(model, inputs)
+                if error is None:
+                    table.append(dict.fromkeys(LABELS) | row | {"row_index": index} | computed)
+                else:
+                    about = {name: row.get(name) for name in ("track_id", "corpus", "audio")}
+                    unreadable.append({"row": index, **about, "error": error})
+                bar.update()
+            _add_to_shard(_shard_path(out, shard), table, features)
+    unreadable = sorted(gather_object(unreadable), key=lambda entry: entry["row"])
+    if state.is_main_process:
+        lines = (json.dumps(entry, default=str, ensure_ascii=False) + "\n" for entry in unreadable)
+        _write(out / UNREADABLE_FILE, lambda file: file.write("".join(lines).encode()))
+    state.wait_for_everyone()
+    return ExtractionReport(len(rows) - len(unreadable), unreadable)
+
+
+def load_features(folder):
+    """Open a feature cache, its rows in the order of the input rows.
+
+    `datasets` copies it to its own cache at the first time, and maps it from there: little memory, however many
+    processes read it.
+
+    Returns:
+        `datasets.Dataset` with the columns `track_id`, `corpus`, `segment_embeddings` (S x D), `lengths` (S; real
+        samples of each segment), `chord_root_ids`, `chord_quality_ids`, `mode_id` (0 major, 1 minor), `mood_labels`,
+        `valence`, `arousal` (1-9), `quadrant`, `artist`, `split` (null where unknown), and all other columns of the
+        input rows.
+
+    Raises:
+        FeatureCacheError: there is no cache, it is not complete, or it holds no track.
+    """
+    folder = Path(folder)
+    fingerprint = _read_fingerprint(folder)
+    shards = [_shard_path(folder, i) for i in range(-(-fingerprint["num_rows"] // fingerprint["shard_size"]))]
+    absent = sum(not path.exists() for path in shards)
+    if absent:
+        raise FeatureCacheError(
+            f"{folder}: not complete, {absent} of {len(shards)} shards are missing; run the extraction again."
+        )
+    filled = [str(path) for path in shards if pq.read_metadata(path).num_rows]  # datasets cannot read an empty file
+    if not filled:
+        raise FeatureCacheError(f"{folder}: holds no track; {UNREADABLE_FILE} there says what was wrong with each.")
+    return Dataset.from_parquet(filled).remove_columns("row_index")
+
+
+def model_fingerprint(model, extractor):
+    """What of a model and an extractor determines features: a `dict` for JSON, equal if and only if they are."""
+    encoder = model.base_model.encoder
+    provenance = ("_name_or_path", "architectures", "dtype", "transformers_version")  # differ after loading
+    settings = {name: value for name, value in encoder.config.to_diff_dict().items() if name not in provenance}
+    weights = sorted(encoder.state_dict().items())
+    parts = (
+        part
+        for name, tensor in weights
+        for part in (
+            f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode(),
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data,
+        )
+    )
+    fingerprint = {
+        "encoder": settings,
+        "encoder_weights": _hash(parts),
+        "layers": list(model.config.layers),
+        "extractor": extractor.to_dict(),
+    }
+    return json.loads(json.dumps(fingerprint))
+
+
+def check_features(folder, model, extractor):
+    """Raise [`FeatureCacheError`] unless the cache's features are those that `model` and `extractor` would compute."""
+    _compare(Path(folder), model_fingerprint(model, extractor))
+
+
+@dataclass
+class FeatureCollator:
+    """Makes a batch for `MERForAudioClassification.forward` of B rows of a feature cache.
+
+    Args:
+        random_segments (`bool`, defaults to `False`): keep only a random contiguous run of each track's segments, the
+            augmentation of Kang & Herremans (2025): its length uniform in 1 to S, then its start uniform.
+        generator (`torch.Generator`, *optional*): of those runs; torch's global one by default.
+        num_labels (`int`, defaults to 56): tags of the model.
+
+    Returns, when called with a list of rows, a `dict` of tensors:
+        `segment_embeddings` (B, S, D) float32 and `lengths`, `segment_mask` (B, S) int64, zero-padded;
+        `chord_root_ids`, `chord_quality_ids`, `chord_mask` (B, L) and `mode_ids` (B,) int64;
+        `labels` (B, num_labels) and `valence_arousal_labels` (B, 2) float32, NaN where unknown;
+        `quadrant_labels` (B,) int64, 0 to 3, -100 where unknown;
+        `teacher_mood` (B, num_labels) and `teacher_valence_arousal` (B, 2) float32, NaN where unknown, if any row has
+        them.
+
+    Raises:
+        ValueError: a row does not fit; the message names its track.
+    """
+
+    random_segments: bool = False
+    generator: torch.Generator | None = None
+    num_labels: int = len(MOOD_TAGS)
+
+    def __call__(self, rows):
+        runs = [self._run(len(row["lengths"])) for row in rows]
+        embeddings = [np.asarray(row["segment_embeddings"], dtype=np.float32)[run] for row, run in zip(rows, runs)]
+        batch = {
+            "segment_embeddings": _padded(embeddings, torch.float32),
+            "lengths": _padded([row["lengths"][run] for row, run in zip(rows, runs)], torch.int64),
+            "chord_root_ids": _padded([row["chord_root_ids"] for row in rows], torch.int64),
+            "chord_quality_ids": _padded([row["chord_quality_ids"] for row in rows], torch.int64),
+            "chord_mask": _padded([[1] * len(row["chord_root_ids"]) for row in rows], torch.int64),
+            "mode_ids": torch.tensor([row["mode_id"] for row in rows]),
+            "labels": self._vectors(rows, "mood_labels", self.num_labels),
+            "valence_arousal_labels": torch.tensor(
+                [[_or_nan(row["valence"]), _or_nan(row["arousal"])] for row in rows], dtype=torch.float32
+            ),
+            "quadrant_labels": torch.tensor([_quadrant_id(row) for row in rows]),
+        }
+        batch["segment_mask"] = (batch["lengths"] > 0).long()
+        for name, size in (("teacher_mood", self.num_labels), ("teacher_valence_arousal", 2)):
+            if any(row.get(name) is not None for row in rows):
+                batch[name] = self._vectors(rows, name, size)
+        return batch
+
+    def _run(self, segments):
+        if not self.random_segments:
+            return slice(segments)
+        count = int(torch.randint(1, segments + 1, (), generator=self.generator))
+        start = int(torch.randint(segments - count + 1, (), generator=self.generator))
+        return slice(start, start + count)
+
+    @staticmethod
+    def _vectors(rows, name, size):
+        vectors = torch.full((len(rows), size), torch.nan)
+        for vector, row in zip(vectors, rows):
+            value = row.get(name)
+            if value is None:
+                continue
+            if len(value) != size:
+                raise ValueError(f"track {row['track_id']}: {name} has {len(value)} values in place of {size}.")
+            vector[:] = torch.as_tensor(value)
+        return vectors
+
+
+def _padded(arrays, dtype):
+    """Arrays of lengths n_i along the first axis -> one tensor (B, max n_i, ...), zeros behind."""
+    arrays = [torch.as_tensor(array, dtype=dtype) for array in arrays]
+    return torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True)
+
+
+def _or_nan(value):
+    return np.nan if value is None else value
+
+
+def _quadrant_id(row):
+    if row["quadrant"] is None:
+        return -100
+    if row["quadrant"] not in QUADRANTS:
+        raise ValueError(f"track {row['track_id']}: the quadrant {row['quadrant']!r} is not one of Q1 to Q4.")
+    return QUADRANTS.index(row["quadrant"])
+
+
+class _Tracks(torch.utils.data.Dataset):
+    """Inputs of the model for each row, or a sentence that says why there are none."""
+
+    def __init__(self, rows, extractor):
+        self.rows, self.extractor = rows, extractor
+
+    def __getitem__(self, index):
+        try:
+            waveform, sampling_rate = load_audio(self.rows[index]["audio"])
+            return dict(self.extractor(waveform, sampling_rate=sampling_rate, return_tensors="np"))
+        except Exception as error:  # whatever is wrong with this track, the others are still done
+            sentence = " ".join(str(error).split())
+            return sentence if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {sentence}"
+
+
+def _unchanged(inputs):
+    # Not as tensors: those pass between processes through shared memory, of which containers have little.
+    return inputs
+
+
+@torch.no_grad()
+def _encode(model, inputs):
+    """Computed columns of one track from the extractor's output, and `None` or what is wrong with them."""
+    lengths = torch.from_numpy(inputs["lengths"])
+    values = torch.from_numpy(inputs["input_values"]).to(model.device)
+    embeddings = model.encode(values, lengths)[0].float().cpu()
+    if not embeddings.isfinite().all():
+        return None, "the encoder's output is not finite."
+    computed = {
+        "segment_embeddings": embeddings.tolist(),
+        "lengths": lengths[0].tolist(),
+        "chord_root_ids": inputs["chord_root_ids"][0].tolist(),
+        "chord_quality_ids": inputs["chord_quality_ids"][0].tolist(),
+        "mode_id": int(inputs["mode_ids"][0]),
+    }
+    return computed, None
+
+
+def _as_dataset(rows):
+    """Input rows as a dataset of plain Python values, without columns that are to be computed."""
+    if not isinstance(rows, Dataset):
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        if "audio" in columns:
+            columns["audio"] = [str(audio) if isinstance(audio, Path) else audio for audio in columns["audio"]]
+        rows = Dataset.from_dict(columns)
+    if not len(rows):
+        raise ValueError("there are no rows to extract features of.")
+    for name in ("track_id", "audio"):
+        if name not in rows.column_names:
+            raise ValueError(f"the rows have no column {name!r}; they have {', '.join(rows.column_names) or 'none'}.")
+    if "corpus" not in rows.column_names:
+        rows = rows.add_column("corpus", ["unknown"] * len(rows))
+    known = [name for name in rows.column_names if name in LABELS]
+    rows = rows.remove_columns([name for name in rows.column_names if name in {*COMPUTED, "row_index"}])
+    return rows.with_format(None).cast(Features({**rows.features} | {name: LABELS[name] for name in known}))
+
+
+def _hash(parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _shard_path(folder, shard):
+    return folder / f"shard-{shard:05}.parquet"
+
+
+def _write(path, fill):
+    """Write a file that appears under its name when it is complete and on the disk."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _begin(folder, fingerprint):
+    """Make the folder and its fingerprint file, or clear away what a killed run left half-written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("*.tmp"):
+        leftover.unlink(missing_ok=True)
+    if not (folder / FINGERPRINT_FILE).exists():
+        if any(folder.glob("shard-*.parquet")):
+            raise FeatureCacheError(f"{folder}: shards without {FINGERPRINT_FILE}; nobody knows what made them.")
+        text = json.dumps(fingerprint, indent=2)
+        _write(folder / FINGERPRINT_FILE, lambda file: file.write(text.encode()))
+
+
+def _add_to_shard(path, rows, features):
+    """Write `rows` as a shard, or put them in their places in the one that is there."""
+    if path.exists() and not rows:
+        return
+    table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
+    if path.exists():
+        table = pa.concat_tables([pq.read_table(path), table]).sort_by("row_index")
+    _write(path, lambda file: pq.write_table(table, file))
+
+
+def _read_fingerprint(folder):
+    try:
+        return json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FeatureCacheError(
+            f"{folder}: no feature cache, it has no {FINGERPRINT_FILE}; make one with mer.scripts.extract_features."
+        ) from None
+    except ValueError as error:
+        raise FeatureCacheError(f"{folder / FINGERPRINT_FILE}: damaged ({error}).") from error
+
+
+def _flat(values, prefix=""):
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _compare(folder, expected):
+    """Raise unless the cache's fingerprint says what `expected` does, in all that `expected` speaks of."""
+    stored = _read_fingerprint(folder)
+    there = dict(_flat({name: stored.get(name) for name in expected}))
+    here = dict(_flat(expected))
+    differing = [
+        f"{name} ({_short(there.get(name))} there, {_short(here.get(name))} here)"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise FeatureCacheError(
+            f"{folder}: its features were made from something else: {', '.join(differing)}. Use another folder, or "
+            "delete this one to make them anew."
+        )
+
+
+def _short(value):
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."
+
+
+__all__ = [
+    "ExtractionReport", "FeatureCacheError", "FeatureCollator", "check_features", "extract_features", "load_features",
+    "model_fingerprint",
+]  # fmt: skip
