@@ -152,6 +152,12 @@ def sub(midi, seconds):
     return tone(midi, seconds, (1, 0.25, 0.08), 0.12, 0.5, 0.15)
 
 
+def guitar(midis, seconds):
+    """Distorted: the strings of a power chord through one saturated amplifier."""
+    strings = (tone(m, seconds, [1 / k for k in range(1, 20)], 0.003, 0.08, 1.5, 0.2, stretch=1e-4) for m in midis)
+    return np.tanh(2.5 * sum(strings))
+
+
 class Mix:
     """Places sounds at beats, in stereo and with a share sent to the reverb; humanised, by the score's seed."""
 
@@ -193,7 +199,7 @@ class Mix:
 
 
 def play_bright(score, mix):
-    """The dance band: lead, electric piano, bass, drums."""
+    """The band: lead, electric piano, two guitars, bass, drums."""
     rng, chords = mix.rng, parse(score.chords)
     for degree, beat, beats in parse(score.melody):
         if degree != "-":
@@ -208,15 +214,18 @@ def play_bright(score, mix):
         line.append((3.5, 12, 0.5))
         for offset, interval, length in [(0, 0, 4)] if last else line:
             mix.add(bass(root + interval, mix.seconds(length)), start + offset, 0.36, 0, 0.02)
+            for pan in (-0.6, 0.6):  # played twice, so the sides differ by the humanisation
+                power = guitar([root + i for i in (12, 19, 24)], mix.seconds(4 if last else 0.5))
+                mix.add(power, start + offset, 0.22, pan, 0.1)
         for step in range(1 if last else 8):  # quavers
             beat = start + step / 2
             if step % 2 == 0:
                 mix.add(thump(0.3, 160, 48, 35, 11), beat, 0.75, 0, 0.02, 0.002)
             if step in (2, 6):
-                mix.add(noise(rng, 0.2, 1200, 7000, 22) + 0.7 * thump(0.2, 260, 185, 30, 25), beat, 0.30, 0.05, 0.25)
+                mix.add(noise(rng, 0.2, 1200, 7000, 22) + 0.7 * thump(0.2, 260, 185, 30, 25), beat, 0.45, 0.05, 0.25)
                 for late in (0, 0.011, 0.024):  # several hands
-                    mix.add(noise(rng, 0.14, 900, 3200, 34), beat + late / mix.seconds(1), 0.20, -0.2, 0.35)
-            decay, gain = (28, 0.13) if step % 2 else (60, 0.08)  # the hi-hat opens off the beat
+                    mix.add(noise(rng, 0.14, 900, 3200, 34), beat + late / mix.seconds(1), 0.28, -0.2, 0.35)
+            decay, gain = (28, 0.20) if step % 2 else (60, 0.12)  # the hi-hat opens off the beat
             mix.add(noise(rng, 0.16, 6500, 15000, decay), beat, gain, 0.35, 0.05)
         if start % 32 == 28:
             for i in range(0 if last else 4):  # a fill into the next eight bars
