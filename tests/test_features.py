@@ -452,34 +452,3 @@ def test_result_does_not_depend_on_the_batch(tiny_model):
             return tiny_model(**{name: batch[name] for name in inputs}).logits
 
     torch.testing.assert_close(logits(rows), torch.cat([logits([one]) for one in rows]), atol=1e-5, rtol=1e-4)
-
-
-def test_random_segments_are_contiguous_runs_of_every_kind():
-    track = row(3)
-    collate = FeatureCollator(random_segments=True, generator=torch.Generator().manual_seed(0))
-    runs, batches = {}, 600
-    for _ in range(batches):
-        batch = collate([track])
-        kept = tuple(batch["lengths"][0].tolist())
-        first = kept[0] - 100
-        expected = torch.tensor(track["segment_embeddings"])[first : first + len(kept)]
-        assert kept == tuple(range(kept[0], kept[0] + len(kept)))
-        assert torch.equal(batch["segment_embeddings"][0], expected)
-        assert batch["chord_mask"].sum() == 3
-        runs[kept] = runs.get(kept, 0) + 1
-    # Lengths are as likely as each other, then starts.
-    shares = {(100,): 9, (101,): 9, (102,): 9, (100, 101): 6, (101, 102): 6, (100, 101, 102): 3}
-    assert runs.keys() == shares.keys()
-    for kept, part in shares.items():
-        assert runs[kept] / batches == pytest.approx(1 / part, abs=0.06)
-
-
-def test_random_segments_are_seeded():
-    rows = [row(9) for _ in range(4)]
-
-    def lengths(seed):
-        collate = FeatureCollator(random_segments=True, generator=torch.Generator().manual_seed(seed))
-        return [collate(rows)["lengths"].tolist() for _ in range(3)]
-
-    assert lengths(0) == lengths(0) != lengths(1)
-    assert FeatureCollator(random_segments=True)([row(1)])["lengths"].tolist() == [[100]]

@@ -130,6 +130,23 @@ def test_published_chords_have_no_padding_mask(tiny_model):
     torch.testing.assert_close(run(tiny_model, padded), unmasked, atol=1e-6, rtol=0)
 
 
+def test_clips_without_chords_do_not_blow_gradients_up(tiny_config):
+    torch.manual_seed(0)
+    model = MERForAudioClassification(tiny_config).train()
+    inputs = batch() | {"labels": torch.ones(3, 56)}
+    inputs["chord_mask"][1:] = 0
+
+    def gradients(inputs):
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(**inputs).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.mer.chord_encoder.parameters()])
+
+    assert 0 < gradients(inputs).norm() < 10
+    inputs["chord_mask"][:] = 0
+    assert gradients(inputs).norm() == 0
+
+
 def test_every_input_is_used(model):
     inputs = batch()
     base = run(model, inputs)

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 
+import soundfile
 from conftest import ROOT
 from huggingface_hub import ModelCard
+from signals import tone
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -44,6 +46,21 @@ def test_commands_run(tmp_path):
     printed = run(tmp_path, "bash", "-ec", block)
     assert "G major" in printed and '"scale": [1.0, 9.0]' in printed
     assert len((folder / "moods.csv").read_text().splitlines()) == 3
+
+
+def test_fine_tuning_on_ones_own_music(tmp_path):
+    folder = checkout(tmp_path)
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    (folder / "my-music").mkdir()
+    lines = ["path,valence,arousal,split"]
+    for number in range(8):
+        soundfile.write(folder / "my-music" / f"{number}.flac", tone(3, 22050, 110 * (number + 1), number), 22050)
+        lines.append(f"{number}.flac,{number / 8},{1 - number / 8},{'validation' if number % 4 == 3 else 'train'}")
+    (folder / "my-music" / "annotations.csv").write_text("\n".join(lines) + "\n")
+    block = re.search(r"```bash\n(python -m mer.scripts.extract.*?)```", TEXT, re.DOTALL)[1]
+    printed = run(tmp_path, "bash", "-ec", block)
+    assert printed.count("valence") == 8
+    assert (folder / "my-model" / "pipeline_mer.py").is_file() and (folder / "my-model" / "model.safetensors").is_file()
 
 
 def test_card_is_readable_by_the_hub():

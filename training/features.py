@@ -207,9 +207,6 @@ class FeatureCollator:
     """Makes a batch for `MERForAudioClassification.forward` of B rows of a feature cache.
 
     Args:
-        random_segments (`bool`, defaults to `False`): keep only a random contiguous run of each track's segments, the
-            augmentation of Kang & Herremans (2025): its length uniform in 1 to S, then its start uniform.
-        generator (`torch.Generator`, *optional*): of those runs; torch's global one by default.
         num_labels (`int`, defaults to 56): tags of the model.
 
     Returns, when called with a list of rows, a `dict` of tensors:
@@ -224,16 +221,13 @@ class FeatureCollator:
         ValueError: a row does not fit; the message names its track.
     """
 
-    random_segments: bool = False
-    generator: torch.Generator | None = None
     num_labels: int = len(MOOD_TAGS)
 
     def __call__(self, rows):
-        runs = [self._run(len(row["lengths"])) for row in rows]
-        embeddings = [np.asarray(row["segment_embeddings"], dtype=np.float32)[run] for row, run in zip(rows, runs)]
+        embeddings = [np.asarray(row["segment_embeddings"], dtype=np.float32) for row in rows]
         batch = {
             "segment_embeddings": _padded(embeddings, torch.float32),
-            "lengths": _padded([row["lengths"][run] for row, run in zip(rows, runs)], torch.int64),
+            "lengths": _padded([row["lengths"] for row in rows], torch.int64),
             "chord_root_ids": _padded([row["chord_root_ids"] for row in rows], torch.int64),
             "chord_quality_ids": _padded([row["chord_quality_ids"] for row in rows], torch.int64),
             "chord_mask": _padded([[1] * len(row["chord_root_ids"]) for row in rows], torch.int64),
@@ -249,13 +243,6 @@ class FeatureCollator:
             if any(row.get(name) is not None for row in rows):
                 batch[name] = self._vectors(rows, name, size)
         return batch
-
-    def _run(self, segments):
-        if not self.random_segments:
-            return slice(segments)
-        count = int(torch.randint(1, segments + 1, (), generator=self.generator))
-        start = int(torch.randint(segments - count + 1, (), generator=self.generator))
-        return slice(start, start + count)
 
     @staticmethod
     def _vectors(rows, name, size):

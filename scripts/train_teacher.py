@@ -1,0 +1,155 @@
+"""Train a teacher: new heads on the cached features of one corpus.
+
+    python -m mer.scripts.train_teacher recipes/teacher.yaml --features features/deam --output_dir teachers/deam
+    accelerate launch -m mer.scripts.train_teacher recipes/teacher.yaml --features ... --output_dir ...
+
+Arguments may stand in a YAML file that is named first; those behind it win. A run that was cut goes on from its last
+checkpoint in the output folder, where at the end the best model lies, ready for `pipeline`, and its validation metrics
+in `eval_results.json`. Learning curves are in `trainer_state.json`; nothing is plotted.
+"""
+
+import copy
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import yaml
+from transformers import set_seed
+
+from ..modeling_mer import MERForAudioClassification
+from ..training.features import check_features, load_features
+from ..training.losses import tag_positive_rates
+from ..training.trainer import MERTrainer, MERTrainingArguments, last_checkpoint
+from .export_hub import export
+from .extract_features import load_model, parse_arguments
+from .predict import EMBEDDED_MODEL, one_line
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    features: list[str] = field(metadata={"help": "folders of feature caches, made by extract_features"})
+    model: str = field(
+        default=str(EMBEDDED_MODEL),
+        metadata={"help": "folder or Hub id of the MER model that made them; default: mer-small"},
+    )
+    corpora: list[str] | None = field(default=None, metadata={"help": "corpora to use; default: all in the caches"})
+
+
+def read_arguments(classes, argv=None, description=None):
+    """Fill dataclasses from the command line, behind the YAML recipe that its first word may name.
+
+    Raises:
+        ValueError: the recipe is no YAML mapping of names to values or lists.
+    """
+    argv = sys.argv[1:] if argv is None else [*argv]
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        with open(argv[0], encoding="utf-8") as file:
+            recipe = yaml.safe_load(file)
+        if not isinstance(recipe, dict) or any(value is None or isinstance(value, dict) for value in recipe.values()):
+            raise ValueError(f"{argv[0]}: not a recipe; it needs lines of `name: value` or `name: [value, value]`.")
+        words = []
+        for name, value in recipe.items():
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        argv = words + argv[1:]
+    return parse_arguments(classes, argv, description)
+
+
+def read_corpora(folders, pipe, corpora=None):
+    """Rows of feature caches by split and corpus.
+
+    Args:
+        folders (`list[str]`): caches.
+        pipe (`MERPipeline`): of the model that made them; otherwise they are refused.
+        corpora (`list[str]`, *optional*): those to use; all by default.
+
+    Returns:
+        `dict[str, dict[str, datasets.Dataset]]`: the splits `"train"` and `"validation"`, each by corpus.
+
+    Raises:
+        ValueError: a cache of another model, a corpus in two caches, an unknown one, or one without training split.
+    """
+    splits = {"train": {}, "validation": {}}
+    seen = set()
+    for folder in folders:
+        check_features(folder, pipe.model, pipe.feature_extractor)
+        rows = load_features(folder)
+        names, parts = np.array(rows["corpus"]), np.array(rows["split"])
+        found = set(names.tolist())
+        if seen & found:
+            raise ValueError(f"{folder}: {', '.join(sorted(seen & found))} is in another cache too.")
+        seen |= found
+        for corpus in sorted(found):
+            for split, by_corpus in splits.items():
+                chosen = np.flatnonzero((names == corpus) & (parts == split))
+                if len(chosen) and (corpora is None or corpus in corpora):
+                    by_corpus[corpus] = rows.select(chosen)
+    for corpus in corpora or sorted(seen):
+        if corpus not in splits["train"]:
+            raise ValueError(f"No training tracks of {corpus!r}; the caches hold {', '.join(sorted(seen))}.")
+    return splits
+
+
+def with_new_heads(base, train):
+    """A model with the encoder of `base` and untrained heads, tags weighted as published by their rates in `train`."""
+    tagged = [rows for dataset in train.values() for rows in dataset["mood_labels"] if rows is not None]
+    config = copy.deepcopy(base.config)
+    config.tag_positive_rates = tag_positive_rates(torch.tensor(tagged)) if tagged else None
+    config.thresholds = None
+    model = MERForAudioClassification(config)
+    model.mer.encoder.load_state_dict(base.mer.encoder.state_dict())
+    return model
+
+
+def train(arguments, training, teachers=None, new_heads=True, one_corpus=False):
+    """Train on the corpora that `arguments` name and leave the best model in the output folder.
+
+    Args:
+        arguments (`DataArguments`): caches and model.
+        training (`MERTrainingArguments`): options.
+        teachers (`dict[str, str]`, *optional*): folder or Hub id of the teacher of a corpus.
+        new_heads (`bool`): train heads anew, rather than those of the model further.
+        one_corpus (`bool`): refuse more than one.
+    """
+    pipe = load_model(arguments.model)
+    splits = read_corpora(arguments.features, pipe, arguments.corpora)
+    if one_corpus and len(splits["train"]) > 1:
+        raise ValueError(f"A teacher has one corpus, not {', '.join(splits['train'])}; choose it with --corpora.")
+    set_seed(training.seed)
+    model = with_new_heads(pipe.model, splits["train"]) if new_heads else pipe.model
+    trainer = MERTrainer(model, training, splits["train"], splits["validation"] or None, teachers)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(training.output_dir))
+    if splits["validation"]:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        export(model.eval(), pipe.feature_extractor, training.output_dir)
+        print(f"{training.output_dir}: the best model of {trainer.state.global_step} steps")
+    trainer.end()
+
+
+def run(train, classes, argv, description):
+    """Fill `classes` from the command line and call `train` with them; returns the exit code."""
+    try:
+        train(*read_arguments(classes, argv, description))
+    except (OSError, ValueError, ImportError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv=None):
+    """Run the command; returns 0, or 1 if something does not fit."""
+
+    def train_teacher(arguments, training):
+        train(arguments, training, one_corpus=True)
+
+    return run(train_teacher, (DataArguments, MERTrainingArguments), argv, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
