@@ -157,7 +157,11 @@ class MERChordEncoder(nn.Module):
         # The CLS is a zero vector in front, without a position, as published.
         sequence = nn.functional.pad(chords, (0, 0, 1, 0))
         padding = nn.functional.pad(mask == 0, (1, 0)) if self.padding_mask else None
-        return self.transformer(sequence, src_key_padding_mask=padding)[:, 0]
+        vectors = self.transformer(sequence, src_key_padding_mask=padding)[:, 0]
+        # A zero vector that hears only itself is normalised four times over, which blows its gradient up a
+        # billionfold: clips without chords read this network, but do not train it.
+        heard = (mask != 0).any(dim=1, keepdim=True)
+        return torch.where(heard, vectors, vectors.detach()) if self.padding_mask else vectors
 
 
 class MERPreTrainedModel(PreTrainedModel):

@@ -155,7 +155,7 @@ def sub(midi, seconds):
 def guitar(midis, seconds):
     """Distorted: the strings of a power chord through one saturated amplifier."""
     strings = (tone(m, seconds, [1 / k for k in range(1, 20)], 0.003, 0.08, 1.5, 0.2, stretch=1e-4) for m in midis)
-    return np.tanh(2.5 * sum(strings))
+    return np.tanh(6 * sum(strings))
 
 
 class Mix:
@@ -216,7 +216,7 @@ def play_bright(score, mix):
             mix.add(bass(root + interval, mix.seconds(length)), start + offset, 0.36, 0, 0.02)
             for pan in (-0.6, 0.6):  # played twice, so the sides differ by the humanisation
                 power = guitar([root + i for i in (12, 19, 24)], mix.seconds(4 if last else 0.5))
-                mix.add(power, start + offset, 0.22, pan, 0.1)
+                mix.add(power, start + offset, 0.30, pan, 0.1)
         for step in range(1 if last else 8):  # quavers
             beat = start + step / 2
             if step % 2 == 0:
