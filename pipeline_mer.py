@@ -13,7 +13,8 @@ class _Harmony:
 
     def __init__(self, recognize, waveform, sampling_rate):
         self._value = self._error = None
-        self._thread = threading.Thread(target=self._run, args=(recognize, waveform, sampling_rate), daemon=True)
+        # Not a daemon: a process that ends while a network runs in one is aborted.
+        self._thread = threading.Thread(target=self._run, args=(recognize, waveform, sampling_rate))
         self._thread.start()
 
     def _run(self, *args):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
 import textwrap
 from contextlib import contextmanager
@@ -62,8 +63,9 @@ def run(args):
     try:
         with open_output(args.output, args.quiet) as output:
             write = WRITERS[args.format](output, pipe.model.config.id2label.values())
+            bar = tqdm(files, desc="mer predict", unit="file", disable=hidden, file=sys.stderr)
             try:
-                for path, problem in tqdm(files, desc="mer predict", unit="file", disable=hidden, file=sys.stderr):
+                for path, problem in stoppable(bar):
                     record = {"path": path, "error": problem} if problem else predict(pipe, path, args.top_k)
                     write(record)
                     if record["error"] is None:
@@ -88,6 +90,28 @@ def run(args):
     if not hidden:
         print(f"{done} done, {failed} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def stoppable(items):
+    """Yield `items`; Ctrl-C raises KeyboardInterrupt before the next one, pressed twice at once.
+
+    Raised in the middle of a file, it would be lost in a decoder's callback, or abort the process.
+    """
+    pressed = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number, frame):
+        pressed.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        for item in items:
+            if pressed:
+                raise KeyboardInterrupt
+            yield item
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class Stopped(Exception):
