@@ -135,6 +135,9 @@ def _to_mono(samples, name, sampling_rate):
 
 def _decode(file, name):
     # Block by block, so that a long stereo file never lies in memory as a whole.
+    if not file.read(1):
+        raise MERAudioError(f"{name}: empty, it holds no bytes.")
+    file.seek(0)
     truncated = MERAudioError(f"{name}: truncated or damaged; the file ends before its music does.")
     try:
         with soundfile.SoundFile(file) as audio:

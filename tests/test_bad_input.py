@@ -69,7 +69,7 @@ BAD_FILES = {
     "page.ogg": (lambda: b"<!DOCTYPE html><html></html>" * 20, "not a readable audio file"),
     "picture.flac": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, "not a readable audio file"),
     "noise.opus": (lambda: np.random.default_rng(0).bytes(5000), "not a readable audio file"),
-    "empty.wav": (lambda: b"", "not a readable audio file"),
+    "empty.wav": (lambda: b"", "empty, it holds no bytes"),
     "zeros.mp3": (lambda: bytes(4096), "not a readable audio file"),
     "cut.wav": (lambda: cut(encoded("WAV"), 0.5), "truncated"),
     "cut a little.wav": (lambda: encoded("WAV", 10)[:-2000], "truncated"),
