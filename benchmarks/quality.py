@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from mer.configuration_mer import MOOD_TAGS, QUADRANTS
 from mer.scripts.predict import load_pipeline
+from mer.training.metrics import bootstrap_intervals, quadrant_metrics, quadrant_of
 from scipy.stats import spearmanr
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,22 +34,17 @@ def predict(pipe, files):
     return np.array(tags), np.array(va)
 
 
-def quadrant_of(va):
-    """[valence, arousal] (n, 2) on 1-9 -> 0..3 for Q1..Q4."""
-    pleasant, excited = va[:, 0] > 5, va[:, 1] > 5
-    return np.where(excited, np.where(pleasant, 0, 1), np.where(pleasant, 3, 2))
-
-
 def measure(truth, va, tags, teacher):
     """All figures of a set of clips, by name."""
     found = quadrant_of(va)
+    quadrants = quadrant_metrics(truth, va)
     with np.errstate(invalid="ignore"):
         correlation = [spearmanr(tags[:, tag], teacher[:, tag])[0] for tag in range(tags.shape[1])]
     return {
-        "quadrant accuracy": accuracy_score(truth, found),
-        "quadrant macro-F1": f1_score(truth, found, average="macro"),
-        "arousal side": accuracy_score(np.isin(truth, (0, 1)), np.isin(found, (0, 1))),
-        "valence side": accuracy_score(np.isin(truth, (0, 3)), np.isin(found, (0, 3))),
+        "quadrant accuracy": quadrants["quadrant_accuracy"],
+        "quadrant macro-F1": quadrants["quadrant_f1"],
+        "arousal side": np.mean(np.isin(truth, (0, 1)) == np.isin(found, (0, 1))),
+        "valence side": np.mean(np.isin(truth, (0, 3)) == np.isin(found, (0, 3))),
         "tags, mean Spearman": np.nanmean(correlation),
     }
 
@@ -72,14 +68,12 @@ def main(argv=None):
     pipe = load_pipeline(args.model)
     tags, va = predict(pipe, files)
 
-    random = np.random.default_rng(0)
-    drawn = [random.integers(len(rows), size=len(rows)) for _ in range(args.resamples)]
-    samples = [measure(truth[i], va[i], tags[i], teacher[i]) for i in drawn]
+    intervals = bootstrap_intervals(measure, truth, va, tags, teacher, resamples=args.resamples)
     sizes = [value.numel() * value.element_size() for value in pipe.model.state_dict().values()]
     print(f"{pipe.model.num_parameters() / 1e6:.2f} million parameters, weights {sum(sizes) / 1e6:.1f} MB")
     print(f"{len(rows)} clips, split {args.split!r}")
     for name, value in measure(truth, va, tags, teacher).items():
-        low, high = np.percentile([sample[name] for sample in samples], (2.5, 97.5))
+        low, high = intervals[name]
         print(f"{name:20} {value:.3f}   95 % interval {low:.3f} to {high:.3f}")
     print("rows: people's quadrant; columns: the model's")
     print("     " + "".join(f"{name:>5}" for name in QUADRANTS))

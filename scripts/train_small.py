@@ -276,7 +276,10 @@ def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         first = state["epoch"]
-    log(f"{len(dataset)} training segments, {len(held_out)} validation clips, {steps} steps an epoch")
+    heard = sum(row["quadrant"] >= 0 for row in dataset.rows)
+    hours = sum(row["mel"].shape[1] for row in dataset.rows if row["quadrant"] < 0) / 50 / 3600
+    log(f"training: {heard} clips with people's labels, {hours:.1f} hours without; {len(held_out)} validation clips")
+    log(f"{steps} steps an epoch")
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1000 + epoch)
         dataset.epoch = epoch
