@@ -98,6 +98,8 @@ class MERConfig(PreTrainedConfig):
             counted from 1; layers above the highest are not built. Defaults to the last layer.
         segment_pooling (`str`, *optional*, defaults to `"duration"`): how segments are averaged: by their real
             length, or `"equal"` as published, where a short last segment weighs as much as a full one.
+        use_chords, use_mode (`bool`, *optional*, default to `True`): whether the trunk reads the chord vector, and the
+            mode of the key; without, the model has no weights for them and ignores such inputs.
         chord_roots, chord_qualities, modes (`tuple[str, ...]`, *optional*): vocabularies behind the ids. Index 0 of
             roots and qualities is "N", no chord; mode 0 is major.
         chord_vocab_size (`int`, *optional*, defaults to 14): rows of both chord embedding tables.
@@ -124,6 +126,8 @@ class MERConfig(PreTrainedConfig):
     encoder_config: dict | PreTrainedConfig | None = None
     layers: list[int] | tuple[int, ...] | None = None
     segment_pooling: str = "duration"
+    use_chords: bool = True
+    use_mode: bool = True
     chord_roots: list[str] | tuple[str, ...] = CHORD_ROOTS
     chord_qualities: list[str] | tuple[str, ...] = CHORD_QUALITIES
     modes: list[str] | tuple[str, ...] = MODES

@@ -247,6 +247,24 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
         if harmony_recognizer is not None:
             check_recognizer(harmony_recognizer)  # networks are loaded at first use
 
+    @classmethod
+    def from_encoder(cls, pretrained_model_name_or_path, **kwargs):
+        """The extractor for a model that was made by `MERForAudioClassification.from_encoder` of the same encoder.
+
+        It has the rate and the normalisation of the encoder's own `preprocessor_config.json`.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder or Hub id, such as `"m-a-p/MERT-v1-95M"`.
+            kwargs: `revision`, `cache_dir`, `token` and such as in `from_pretrained`; the rest are arguments of
+                this class.
+
+        Raises:
+            OSError: there is no such model, or it has no `preprocessor_config.json`.
+        """
+        theirs, kwargs = cls.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        taken = {name: theirs[name] for name in ("sampling_rate", "do_normalize") if name in theirs}
+        return cls(**taken | kwargs)
+
     def __call__(self, raw_speech, sampling_rate=None, harmony=None, return_tensors=None, return_harmony=False):
         """Make the inputs of a model for one clip or a list of clips.
 

@@ -10,16 +10,26 @@ from dataclasses import dataclass
 
 import librosa
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, HubertConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_mer import MERConfig, MERMelConfig
 
 # Not used here: the files that this one imports are saved beside the weights, so every saved model brings its pipeline.
 from .pipeline_mer import MERPipeline  # noqa: F401
+
+logger = logging.get_logger(__name__)
+
+# Encoders of transformers that read a waveform, by model_type; MERT is a HuBERT under another name.
+WAVEFORM_ENCODERS = ("data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
+MERT = "mert_model"
+# What checkpoints of those hold beside the encoder: heads of pre-training and of other tasks.
+_OTHER_HEADS = ("classifier", "final_proj", "lm_head", "project_hid", "project_q", "projector", "quantizer")
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 # Segments that pass through the encoder together: bounds the memory that a long clip takes.
 SEGMENTS_AT_ONCE = 8
@@ -150,6 +160,15 @@ class MERChordEncoder(nn.Module):
         rate = torch.exp(torch.arange(0, size, 2, device=device) * (-math.log(10000.0) / size))
         return torch.stack(((place * rate).sin(), (place * rate).cos()), dim=-1).flatten(1)
 
+    @staticmethod
+    def _at_cls(layer, sequence, padding):
+        """Output of a transformer layer at its first place only: the others, which cost L times as much, are not read."""
+        cls = sequence[:, :1]
+        heard, _ = layer.self_attn(cls, sequence, sequence, key_padding_mask=padding, need_weights=False)
+        cls = layer.norm1(cls + layer.dropout1(heard))
+        branch = layer.linear2(layer.dropout(layer.activation(layer.linear1(cls))))
+        return layer.norm2(cls + layer.dropout2(branch))[:, 0]
+
     def forward(self, root_ids, quality_ids, mask):
         """Ids and mask (B, L), 1 = a chord -> (B, 2 * chord_embedding_size)."""
         chords = torch.cat((self.root_embedding(root_ids), self.quality_embedding(quality_ids)), dim=-1)
@@ -157,7 +176,9 @@ class MERChordEncoder(nn.Module):
         # The CLS is a zero vector in front, without a position, as published.
         sequence = nn.functional.pad(chords, (0, 0, 1, 0))
         padding = nn.functional.pad(mask == 0, (1, 0)) if self.padding_mask else None
-        vectors = self.transformer(sequence, src_key_padding_mask=padding)[:, 0]
+        for layer in self.transformer.layers[:-1]:
+            sequence = layer(sequence, src_key_padding_mask=padding)
+        vectors = self._at_cls(self.transformer.layers[-1], sequence, padding)
         # A zero vector that hears only itself is normalised four times over, which blows its gradient up a
         # billionfold: clips without chords read this network, but do not train it.
         heard = (mask != 0).any(dim=1, keepdim=True)
@@ -204,15 +225,18 @@ class MERModel(MERPreTrainedModel):
         if encoder_config.model_type == MERMelConfig.model_type:
             self.encoder = MERMelEncoder(encoder_config)
         else:
+            # In training, LayerDrop would leave layers out of the hidden states, which are read by their place.
+            encoder_config.layerdrop = 0.0
             self.encoder = AutoModel.from_config(encoder_config)
             if encoder_config.num_hidden_layers < config.encoder_config.num_hidden_layers and getattr(
                 encoder_config, "do_stable_layer_norm", False
             ):
                 # Pre-norm encoders normalise behind their last layer, which is not the last one of the full encoder.
                 self.encoder.encoder.layer_norm = nn.Identity()
-        self.chord_encoder = MERChordEncoder(config)
+        self.chord_encoder = MERChordEncoder(config) if config.use_chords else None
         self.dropout = nn.Dropout(config.head_dropout)
-        self.trunk = nn.Linear(config.embedding_size + config.chord_size + 1, config.trunk_size)
+        width = config.embedding_size + config.use_chords * config.chord_size + config.use_mode
+        self.trunk = nn.Linear(width, config.trunk_size)
         self.post_init()
 
     def encode_segments(self, input_values):
@@ -303,15 +327,18 @@ class MERModel(MERPreTrainedModel):
         weights = weights.float() / weights.sum(dim=1, keepdim=True).clamp(min=1)
         pooled = (segment_embeddings * weights.unsqueeze(-1).to(self.dtype)).sum(dim=1)
 
-        if chord_root_ids is None:
-            chord_root_ids = torch.zeros(clips, 0, dtype=torch.long, device=pooled.device)
-            chord_quality_ids = chord_mask = chord_root_ids
-        elif chord_mask is None:
-            chord_mask = torch.ones_like(chord_root_ids)
-        chords = self.chord_encoder(chord_root_ids, chord_quality_ids, chord_mask)
-        mode = pooled.new_zeros(clips) if mode_ids is None else mode_ids.to(pooled.dtype)
-        features = torch.cat((pooled, chords, mode.unsqueeze(-1)), dim=-1)
-        embedding = torch.relu(self.trunk(self.dropout(features)))
+        features = [pooled]
+        if self.config.use_chords:
+            if chord_root_ids is None:
+                chord_root_ids = torch.zeros(clips, 0, dtype=torch.long, device=pooled.device)
+                chord_quality_ids = chord_mask = chord_root_ids
+            elif chord_mask is None:
+                chord_mask = torch.ones_like(chord_root_ids)
+            features.append(self.chord_encoder(chord_root_ids, chord_quality_ids, chord_mask))
+        if self.config.use_mode:
+            mode = pooled.new_zeros(clips) if mode_ids is None else mode_ids.to(pooled.dtype)
+            features.append(mode.unsqueeze(-1))
+        embedding = torch.relu(self.trunk(self.dropout(torch.cat(features, dim=-1))))
         return MEROutput(embedding=embedding, segment_embeddings=segment_embeddings)
 
 
@@ -335,6 +362,52 @@ class MERForAudioClassification(MERPreTrainedModel):
             nn.Dropout(config.head_dropout),
             nn.Linear(config.head_size, size),
         )
+
+    @classmethod
+    def from_encoder(cls, pretrained_model_name_or_path, layers=(6, 7), **kwargs):
+        """New, untrained heads on a pretrained encoder: MERT, or any of [`WAVEFORM_ENCODERS`].
+
+        MERT is read into `HubertModel`; its remote code is not run. Layers above the highest one in use are left out.
+        The extractor that belongs to it: [`MERFeatureExtractor.from_encoder`].
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder or Hub id, such as `"m-a-p/MERT-v1-95M"`.
+            layers (`tuple[int, ...]`): the layers to read, counted from 1.
+            kwargs: `revision`, `cache_dir`, `token` and such as in `from_pretrained`; the rest goes to [`MERConfig`].
+
+        Raises:
+            ValueError: not an encoder that this architecture can read, or weights that do not fit it exactly.
+            OSError: there is no such model.
+        """
+        place = str(pretrained_model_name_or_path)
+        options = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
+        encoder_config = _encoder_config(place, options)
+        try:
+            config = MERConfig(encoder_config=encoder_config, layers=tuple(layers), **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"{place}: {error.__cause__ or error}") from error
+        try:
+            encoder, info = AutoModel.from_pretrained(
+                place, config=encoder_config, dtype=torch.float32, output_loading_info=True, **options
+            )
+        except RuntimeError as error:  # shapes that differ
+            raise ValueError(f"{place}: its weights do not fit its configuration: {error}") from error
+        heads = {name for name in info["unexpected_keys"] if name.split(".")[0] in _OTHER_HEADS}
+        missing = {name for name in info["missing_keys"] if name != "masked_spec_embed"}
+        for found, what in ((missing, "missing"), (info["unexpected_keys"] - heads, "unknown")):
+            if found:
+                raise ValueError(
+                    f"{place}: not a plain {encoder_config.model_type} encoder; of its weights {len(found)} are "
+                    f"{what}: {', '.join(sorted(found)[:5])}{', ...' if len(found) > 5 else ''}."
+                )
+        if heads:
+            logger.warning(f"{place}: left out {', '.join(sorted({name.split('.')[0] for name in heads}))}.")
+        if info["missing_keys"]:
+            logger.warning(f"{place}: has no masked_spec_embed; it is drawn anew, for SpecAugment in training alone.")
+        model = cls(config)
+        weights = encoder.state_dict()
+        model.mer.encoder.load_state_dict({name: weights[name] for name in model.mer.encoder.state_dict()})
+        return model.eval()
 
     def encode(self, input_values, lengths=None):
         """See [`MERModel.encode`]."""
@@ -393,6 +466,31 @@ class MERForAudioClassification(MERPreTrainedModel):
         if any(part is not None for part in parts):
             output.loss = sum(part for part in parts if part is not None)
         return output
+
+
+def _encoder_config(place, options):
+    """Configuration of the encoder in a folder or Hub repository, without its remote code."""
+    values, _ = PreTrainedConfig.get_config_dict(place, **options)
+    kind = values.get("model_type")
+    if kind == MERConfig.model_type:
+        raise ValueError(f"{place}: a MER model already; open it with from_pretrained.")
+    if kind == MERT:
+        # Its attention_relax needs no thought: it shifts scores before a softmax, which does not change that.
+        for name in ("feature_extractor_cqt", "deepnorm"):
+            if values.get(name):
+                raise ValueError(f"{place}: has {name}=true, so it is not the plain HuBERT that MER can read.")
+        known = HubertConfig().to_dict().keys() - {"architectures", "auto_map", "model_type"}
+        config = HubertConfig(**{name: value for name, value in values.items() if name in known})
+    elif kind in WAVEFORM_ENCODERS:
+        config = AutoConfig.from_pretrained(place, **options)
+    else:
+        raise ValueError(
+            f"{place}: model_type {kind!r} is no encoder that MER can read; those are {MERT}, "
+            f"{', '.join(WAVEFORM_ENCODERS)}."
+        )
+    # SpecAugment refuses segments shorter than its masks; who wants it can set it.
+    config.apply_spec_augment = False
+    return config
 
 
 def _mean_of_known(losses, known):

@@ -298,6 +298,29 @@ def test_chord_encoder_against_a_hand_written_transformer(tiny_model):
     torch.testing.assert_close(got[0], x[0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("use_chords", "use_mode"), [(False, True), (True, False), (False, False)])
+def test_a_model_without_chords_or_mode_has_no_weights_for_them_and_does_not_hear_them(
+    use_chords, use_mode, tiny_config, tmp_path
+):
+    torch.manual_seed(0)
+    whole = MERForAudioClassification(tiny_config)
+    tiny_config.use_chords, tiny_config.use_mode = use_chords, use_mode
+    model = MERForAudioClassification(tiny_config).eval()
+    less = 8 * (not use_chords) + (not use_mode)
+    assert model.mer.trunk.in_features == whole.mer.trunk.in_features - less
+    assert any("chord" in name for name in model.state_dict()) == use_chords
+    inputs = batch()
+    expected = run(model, inputs)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(run(MERForAudioClassification.from_pretrained(tmp_path).eval(), inputs), expected)
+    for names, change, heard in (
+        (("chord_root_ids", "chord_quality_ids"), lambda ids: (ids + 1) % 13, use_chords),
+        (("mode_ids",), lambda ids: 1 - ids, use_mode),
+    ):
+        got = run(model, inputs | {name: change(inputs[name]) for name in names})
+        assert torch.equal(got, expected) != heard
+
+
 def test_save_and_load_give_the_same_output(model, tmp_path):
     inputs = batch()
     expected = run(model, inputs)
