@@ -162,7 +162,7 @@ class MERChordEncoder(nn.Module):
 
     @staticmethod
     def _at_cls(layer, sequence, padding):
-        """Output of a transformer layer at its first place only: the others, which cost L times as much, are not read."""
+        """Output of a transformer layer at its first place: the others, which cost L times as much, are not read."""
         cls = sequence[:, :1]
         heard, _ = layer.self_attn(cls, sequence, sequence, key_padding_mask=padding, need_weights=False)
         cls = layer.norm1(cls + layer.dropout1(heard))

@@ -11,12 +11,12 @@ import sys
 from dataclasses import dataclass, field
 
 from ..training.trainer import MERTrainingArguments
-from .train_teacher import DataArguments, run, train
+from .train_teacher import HeadArguments, run, train
 
 
 @dataclass
-class DistillArguments(DataArguments):
-    """What to train on, and who teaches."""
+class DistillArguments(HeadArguments):
+    """What to train on, what the heads read, and who teaches."""
 
     teachers: list[str] | None = field(
         default=None, metadata={"help": "CORPUS=FOLDER_OR_ID of each teacher; none: labels and teacher columns alone"}

@@ -1,15 +1,17 @@
 """Write a model as a self-contained Hub folder: code, configuration, weights, preprocessor, card.
 
     python -m mer.scripts.export_hub OUT [--model DIR]
+    python -m mer.scripts.export_hub OUT --encoder m-a-p/MERT-v1-95M [--layers 6 7]     # with new, untrained heads
 """
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from .. import MERFeatureExtractor, MERForAudioClassification
-from .predict import EMBEDDED_MODEL
+from .predict import EMBEDDED_MODEL, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,12 +40,25 @@ def main(argv=None):
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id; default: the embedded mer-small")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id; default: the embedded mer-small")
+    place.add_argument("--encoder", help="folder or Hub id of a pretrained encoder, to which new heads are put")
+    parser.add_argument("--layers", type=int, nargs="+", default=[6, 7], help="layers of the encoder to read")
     args = parser.parse_args(argv)
-    model = MERForAudioClassification.from_pretrained(args.model)
-    out = export(model, MERFeatureExtractor.from_pretrained(args.model), args.out)
+    try:
+        if args.encoder:
+            model = MERForAudioClassification.from_encoder(args.encoder, args.layers)
+            extractor = MERFeatureExtractor.from_encoder(args.encoder)
+        else:
+            model = MERForAudioClassification.from_pretrained(args.model)
+            extractor = MERFeatureExtractor.from_pretrained(args.model)
+    except (OSError, ValueError) as error:
+        print(f"export_hub: {one_line(error)}", file=sys.stderr)
+        return 1
+    out = export(model, extractor, args.out)
     print(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

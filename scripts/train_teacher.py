@@ -38,6 +38,14 @@ class DataArguments:
     corpora: list[str] | None = field(default=None, metadata={"help": "corpora to use; default: all in the caches"})
 
 
+@dataclass
+class HeadArguments(DataArguments):
+    """What to train on, and what new heads read."""
+
+    use_chords: bool = field(default=True, metadata={"help": "read the chords"})
+    use_mode: bool = field(default=True, metadata={"help": "read the mode of the key"})
+
+
 def read_arguments(classes, argv=None, description=None):
     """Fill dataclasses from the command line, behind the YAML recipe that its first word may name.
 
@@ -92,25 +100,26 @@ def read_corpora(folders, pipe, corpora=None):
     return splits
 
 
-def with_new_heads(base, train):
+def with_new_heads(base, train, use_chords=True, use_mode=True):
     """A model with the encoder of `base` and untrained heads, tags weighted as published by their rates in `train`."""
     tagged = [rows for dataset in train.values() for rows in dataset["mood_labels"] if rows is not None]
     config = copy.deepcopy(base.config)
     config.tag_positive_rates = tag_positive_rates(torch.tensor(tagged)) if tagged else None
     config.thresholds = None
+    config.use_chords, config.use_mode = use_chords, use_mode
     model = MERForAudioClassification(config)
     model.mer.encoder.load_state_dict(base.mer.encoder.state_dict())
     return model
 
 
-def train(arguments, training, teachers=None, new_heads=True, one_corpus=False):
+def train(arguments, training, teachers=None, one_corpus=False):
     """Train on the corpora that `arguments` name and leave the best model in the output folder.
 
     Args:
-        arguments (`DataArguments`): caches and model.
+        arguments (`DataArguments`): caches and model. With `HeadArguments` heads are trained anew, otherwise those of
+            the model further.
         training (`MERTrainingArguments`): options.
         teachers (`dict[str, str]`, *optional*): folder or Hub id of the teacher of a corpus.
-        new_heads (`bool`): train heads anew, rather than those of the model further.
         one_corpus (`bool`): refuse more than one.
     """
     pipe = load_model(arguments.model)
@@ -118,8 +127,17 @@ def train(arguments, training, teachers=None, new_heads=True, one_corpus=False):
     if one_corpus and len(splits["train"]) > 1:
         raise ValueError(f"A teacher has one corpus, not {', '.join(splits['train'])}; choose it with --corpora.")
     set_seed(training.seed)
-    model = with_new_heads(pipe.model, splits["train"]) if new_heads else pipe.model
-    trainer = MERTrainer(model, training, splits["train"], splits["validation"] or None, teachers)
+    model = pipe.model
+    if isinstance(arguments, HeadArguments):
+        model = with_new_heads(model, splits["train"], arguments.use_chords, arguments.use_mode)
+    trainer = MERTrainer(
+        model,
+        training,
+        splits["train"],
+        splits["validation"] or None,
+        teachers,
+        processing_class=pipe.feature_extractor,
+    )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(training.output_dir))
     if splits["validation"]:
         metrics = trainer.evaluate()
@@ -148,7 +166,7 @@ def main(argv=None):
     def train_teacher(arguments, training):
         train(arguments, training, one_corpus=True)
 
-    return run(train_teacher, (DataArguments, MERTrainingArguments), argv, __doc__)
+    return run(train_teacher, (HeadArguments, MERTrainingArguments), argv, __doc__)
 
 
 if __name__ == "__main__":

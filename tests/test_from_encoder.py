@@ -41,9 +41,8 @@ HEADS = {"trunk_size": 24, "head_size": 12}
 
 def old_names(weights):
     """The names that weight normalisation had when the published files were written."""
-    for new, old in (("parametrizations.weight.original0", "weight_g"), ("parametrizations.weight.original1", "weight_v")):
-        weights = {name.replace(new, old): tensor for name, tensor in weights.items()}
-    return weights
+    new = "parametrizations.weight.original"
+    return {name.replace(f"{new}0", "weight_g").replace(f"{new}1", "weight_v"): x for name, x in weights.items()}
 
 
 def write_mert(folder, weights_file="pytorch_model.bin", change=dict, **config):
@@ -149,7 +148,7 @@ def without(name):
         ({"num_hidden_layers": 3}, "layers asks for layer 4, but the encoder has 3"),
         ({"num_hidden_layers": 5}, "weights 16 are missing: encoder.layers.4."),
         ({"intermediate_size": 48}, "do not fit its configuration"),
-        ({"change": without("encoder.layers.1.attention.k_proj.bias")}, "1 are missing: encoder.layers.1.attention.k_proj"),
+        ({"change": without("encoder.layers.1.attention.k_proj.bias")}, "1 are missing: encoder.layers.1.attention.k"),
         ({"change": lambda weights: weights | {"cqt.kernel": torch.zeros(3)}}, "1 are unknown: cqt.kernel"),
     ],
 )

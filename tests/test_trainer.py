@@ -1,5 +1,6 @@
 """MERTrainer on small corpora of made-up features: losses, teachers, checks, evaluation, resuming, processes."""
 
+import copy
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from mer.configuration_mer import QUADRANTS
 from mer.scripts import distill, finetune, train_teacher
 from mer.scripts.export_hub import export
 from mer.scripts.predict import load_pipeline
-from mer.training.features import extract_features
+from mer.training.features import FeatureCollator, check_features, extract_features, load_features
 from mer.training.losses import mood_distillation_loss, valence_arousal_distillation_loss
 from mer.training.samplers import CorpusBatchSampler
 from mer.training.trainer import (
@@ -26,9 +27,11 @@ from mer.training.trainer import (
     MERTrainingArguments,
     combined_score,
     last_checkpoint,
+    layer_rates,
     random_run,
 )
 from torch.utils.data import DataLoader
+from transformers import HubertConfig, HubertModel
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 32  # of the tiny model's embeddings: 2 layers of 16
@@ -106,12 +109,12 @@ def make_arguments(folder, **kwargs):
     return MERTrainingArguments(str(folder), **values | kwargs)
 
 
-def make_trainer(folder, train=None, evaluation=None, model=None, teachers=None, **kwargs):
+def make_trainer(folder, train=None, evaluation=None, model=None, teachers=None, extractor=None, **kwargs):
     train = {"deam": make_corpus(), "jamendo": make_corpus(kinds=("mood",), seed=1)} if train is None else train
     if evaluation is None:
         kwargs = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False} | kwargs
     arguments = make_arguments(folder, **kwargs)
-    return MERTrainer(model or make_model(), arguments, train, evaluation, teachers)
+    return MERTrainer(model or make_model(), arguments, train, evaluation, teachers, processing_class=extractor)
 
 
 def weights(model):
@@ -296,7 +299,15 @@ def test_everything_that_does_not_fit_is_listed_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("sampling", "random"), ("distillation", "mine"), ("distillation_alpha", 1.5), ("distillation_temperature", 0)],
+    [
+        ("sampling", "random"),
+        ("distillation", "mine"),
+        ("distillation_alpha", 1.5),
+        ("distillation_temperature", 0),
+        ("max_segments", 0),
+        ("encoder_learning_rate", 0),
+        ("encoder_layer_decay", 1.5),
+    ],
 )
 def test_options_out_of_range_are_refused(tmp_path, option, value):
     with pytest.raises(ValueError, match=option):
@@ -413,15 +424,14 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
 
 
 def test_random_runs_are_contiguous_and_belong_to_their_seed():
-    row = {"segment_embeddings": np.arange(10).reshape(5, 2), "lengths": [1, 2, 3, 4, 5], "mode_id": 1}
-    seen = set()
-    for seed in range(300):
-        run = random_run(row, seed)
-        assert run["lengths"] == list(range(run["lengths"][0], run["lengths"][-1] + 1))
-        assert [value // 2 + 1 for value in run["segment_embeddings"][:, 0]] == run["lengths"]
-        assert random_run(row, seed)["lengths"] == run["lengths"]
-        seen.add(tuple(run["lengths"]))
-    assert len(seen) == 15  # every run there is
+    for longest, runs in ((None, 15), (2, 9), (9, 15)):
+        seen = set()
+        for seed in range(300):
+            run = random_run(5, seed, longest)
+            assert run == random_run(5, seed, longest) and run.step is None
+            assert 0 <= run.start < run.stop <= 5 and run.stop - run.start <= (longest or 5)
+            seen.add((run.start, run.stop))
+        assert len(seen) == runs  # every run there is
 
 
 def test_mixed_precision_trains_to_nearly_the_same(tmp_path):
@@ -510,6 +520,120 @@ def test_from_caches_to_a_student_that_the_pipeline_opens(caches, tmp_path, caps
         assert torch.equal(value, encoders[1].state_dict()[name]), name
     answer = load_pipeline(tuned)(str(caches / "deam-0.wav"), return_valence_arousal=True)
     assert len(answer["tags"]) == 56 and np.isfinite([answer["valence"], answer["arousal"]]).all()
+
+
+def with_audio(caches, corpus="deam"):
+    """Training and validation rows of a cache, and the model and extractor that made it."""
+    pipe = load_pipeline(str(caches / "model"))
+    rows = load_features(caches / corpus)
+    return {corpus: rows.select(range(8))}, {corpus: rows.select(range(8, 12))}, pipe.model, pipe.feature_extractor
+
+
+def test_audio_gives_the_segments_whose_embeddings_are_cached(caches):
+    train, _, model, extractor = with_audio(caches)
+    keys = [("deam", row, 10 + row) for row in range(6)]
+    cached = CorpusRows(train, True, None).__getitems__(keys)
+    heard = CorpusRows(train, True, None, extractor=extractor).__getitems__(keys)
+    collate = FeatureCollator()
+    stored, audio = collate(cached), collate(heard)
+    assert audio["input_values"].shape[2] == 16_000 and "segment_embeddings" not in audio
+    assert len({row["segment_embeddings"][0, 0] for row in cached}) == 6  # runs start at different places
+    assert stored["lengths"].equal(audio["lengths"])
+    with torch.no_grad():
+        encoded = model.encode(audio["input_values"], audio["lengths"])
+    torch.testing.assert_close(encoded, stored["segment_embeddings"], atol=1e-4, rtol=0)
+
+
+def test_an_encoder_that_hardly_moves_trains_as_a_frozen_one(caches, tmp_path):
+    train, evaluation, model, extractor = with_audio(caches)
+    for layer in model.mer.encoder.layers:
+        layer.dropout.p = 0.0
+    options = {"num_train_epochs": 2, "random_segments": True, "max_grad_norm": 0}
+    frozen = make_trainer(tmp_path / "frozen", train, evaluation, copy.deepcopy(model), **options)
+    moving = make_trainer(
+        tmp_path / "moving", train, evaluation, copy.deepcopy(model), extractor=extractor, encoder_learning_rate=1e-12,
+        **options,
+    )  # fmt: skip
+    frozen.train(), moving.train()
+    np.testing.assert_allclose(history(moving, "loss"), history(frozen, "loss"), rtol=1e-4)
+    np.testing.assert_allclose(history(moving, "eval_score"), history(frozen, "eval_score"), rtol=1e-3)
+
+
+def test_each_layer_of_the_encoder_has_its_learning_rate(caches, tmp_path):
+    train, _, model, extractor = with_audio(caches)
+    before = weights(model)
+    options = {"encoder_learning_rate": 1e-3, "encoder_layer_decay": 0.5, "learning_rate": 1e-2, "max_grad_norm": 0}
+    trainer = make_trainer(tmp_path, train, None, model, extractor=extractor, optim="sgd", weight_decay=0.1, **options)
+    rates = {}
+    trainer.create_optimizer()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in trainer.optimizer.param_groups:
+        rates |= {names[parameter]: group["lr"] for parameter in group["params"]}
+    assert set(rates) == set(names.values())
+    for name, rate in rates.items():
+        expected = 1e-2
+        if name.startswith("mer.encoder."):
+            expected = 1e-3 if ".layers.1." in name else 5e-4 if ".layers.0." in name else 2.5e-4
+        assert rate == pytest.approx(expected), name
+    trainer.train()
+    for name, value in model.mer.encoder.state_dict().items():
+        still = "running" in name or "num_batches" in name or "mel_filters" in name
+        assert torch.equal(value, before[f"mer.encoder.{name}"]) == still, name
+
+
+def test_layers_of_hubert_are_told_apart():
+    encoder = HubertModel(HubertConfig(**{name: 8 for name in ("hidden_size", "intermediate_size")}, num_hidden_layers=3,
+        num_attention_heads=2, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2))  # fmt: skip
+    rates = layer_rates(encoder, 1.0, 0.5)
+    assert set(rates) == dict(encoder.named_parameters()).keys()
+    for name, rate in rates.items():
+        layer = [number for number in range(3) if name.startswith(f"encoder.layers.{number}.")]
+        assert rate == (0.5 ** (2 - layer[0]) if layer else 0.125), name
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"bf16": True}])
+def test_resuming_with_the_encoder_gives_what_an_uninterrupted_run_gives(caches, tmp_path, options):
+    def trainer():
+        train, evaluation, model, extractor = with_audio(caches)
+        steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+        return make_trainer(
+            tmp_path, train, evaluation, model, extractor=extractor, encoder_learning_rate=1e-3, max_segments=1,
+            random_segments=True, save_total_limit=None, **steps, **options,
+        )  # fmt: skip
+
+    whole, resumed = trainer(), trainer()
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert history(resumed, "loss") == history(whole, "loss")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_training_the_encoder_needs_audio_and_its_extractor(caches, tmp_path):
+    train, _, model, extractor = with_audio(caches)
+    with pytest.raises(ValueError, match="needs processing_class"):
+        make_trainer(tmp_path, train, None, model, encoder_learning_rate=1e-3)
+    silent = {"deam": train["deam"].remove_columns("audio")}
+    with pytest.raises(ValueError, match="features of deam: no column audio"):
+        make_trainer(tmp_path, silent, None, model, extractor=extractor, encoder_learning_rate=1e-3)
+
+
+def test_fine_tuning_with_the_encoder_by_command(caches, tmp_path):
+    recipe = str(ROOT / "recipes/finetune_encoder.yaml")
+    words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--num_train_epochs", "1", "--use_cpu", "True"]
+    assert finetune.main([recipe, *words, "--output_dir", str(tmp_path)]) == 0
+    tuned = load_pipeline(str(tmp_path))
+    assert len(tuned(str(caches / "deam-0.wav"))) == 56
+    with pytest.raises(ValueError, match="encoder_weights"):  # the cache is the old encoder's
+        check_features(caches / "deam", tuned.model, tuned.feature_extractor)
+
+
+@pytest.mark.parametrize(("option", "value"), [("use_chords", "chord_encoder"), ("use_mode", None)])
+def test_new_heads_without_chords_or_mode(caches, tmp_path, option, value):
+    words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--num_train_epochs", "1", "--use_cpu", "True"]
+    assert train_teacher.main([*words, f"--{option}", "False", "--output_dir", str(tmp_path)]) == 0
+    model = MERForAudioClassification.from_pretrained(tmp_path)
+    assert not getattr(model.config, option) and model.mer.trunk.in_features == WIDTH + (1 if value else 8)
 
 
 @pytest.mark.parametrize(

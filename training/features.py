@@ -210,7 +210,8 @@ class FeatureCollator:
         num_labels (`int`, defaults to 56): tags of the model.
 
     Returns, when called with a list of rows, a `dict` of tensors:
-        `segment_embeddings` (B, S, D) float32 and `lengths`, `segment_mask` (B, S) int64, zero-padded;
+        `segment_embeddings` (B, S, D) float32, or `input_values` (B, S, T) of rows that have those, and `lengths`,
+        `segment_mask` (B, S) int64, zero-padded;
         `chord_root_ids`, `chord_quality_ids`, `chord_mask` (B, L) and `mode_ids` (B,) int64;
         `labels` (B, num_labels) and `valence_arousal_labels` (B, 2) float32, NaN where unknown;
         `quadrant_labels` (B,) int64, 0 to 3, -100 where unknown;
@@ -224,9 +225,9 @@ class FeatureCollator:
     num_labels: int = len(MOOD_TAGS)
 
     def __call__(self, rows):
-        embeddings = [np.asarray(row["segment_embeddings"], dtype=np.float32) for row in rows]
+        heard = "input_values" if "input_values" in rows[0] else "segment_embeddings"
         batch = {
-            "segment_embeddings": _padded(embeddings, torch.float32),
+            heard: _padded([np.asarray(row[heard], dtype=np.float32) for row in rows], torch.float32),
             "lengths": _padded([row["lengths"] for row in rows], torch.int64),
             "chord_root_ids": _padded([row["chord_root_ids"] for row in rows], torch.int64),
             "chord_quality_ids": _padded([row["chord_quality_ids"] for row in rows], torch.int64),

@@ -1,4 +1,6 @@
-"""`MERTrainer`: a `transformers.Trainer` for heads on cached features, with tasks and teachers of several corpora.
+"""`MERTrainer`: a `transformers.Trainer` with tasks and teachers of several corpora.
+
+It trains heads on cached features of a frozen encoder, or, with `encoder_learning_rate`, the encoder too.
 
     trainer = MERTrainer(
         model,
@@ -14,6 +16,7 @@ Method: Kang & Herremans (2025, arXiv 2502.03979).
 
 import copy
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +24,13 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from scipy.special import expit
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_mer import QUADRANTS
+from ..feature_extraction_mer import load_audio
 from ..modeling_mer import MERForAudioClassification
 from .features import FeatureCollator
 from .losses import (
@@ -78,6 +83,16 @@ class MERTrainingArguments(TrainingArguments):
     random_segments: bool = field(
         default=True, metadata={"help": "Train on the mean of a random contiguous run of segments, not of all."}
     )
+    max_segments: int | None = field(
+        default=None, metadata={"help": "Longest such run; the memory of training an encoder grows with it."}
+    )
+    encoder_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the encoder's highest layer. Without, the encoder stays as it is."},
+    )
+    encoder_layer_decay: float = field(
+        default=0.9, metadata={"help": "Learning rate of each layer of the encoder, as a share of the one above it."}
+    )
     distillation: str = field(
         default="default",
         metadata={"help": "Loss to the teacher: right for the heads, or as published.", "choices": list(PRESETS)},
@@ -101,6 +116,12 @@ class MERTrainingArguments(TrainingArguments):
             raise ValueError(f"distillation must be one of {', '.join(PRESETS)}, not {self.distillation!r}.")
         if not 0 <= self.distillation_alpha <= 1:
             raise ValueError(f"distillation_alpha must lie from 0 to 1, not at {self.distillation_alpha}.")
+        if self.max_segments is not None and self.max_segments < 1:
+            raise ValueError(f"max_segments must be 1 or more, not {self.max_segments}.")
+        if self.encoder_learning_rate is not None and self.encoder_learning_rate <= 0:
+            raise ValueError(f"encoder_learning_rate must be above 0, not {self.encoder_learning_rate}.")
+        if not 0 < self.encoder_layer_decay <= 1:
+            raise ValueError(f"encoder_layer_decay must lie above 0 and up to 1, not at {self.encoder_layer_decay}.")
         if self.distillation_temperature <= 0:
             raise ValueError(f"distillation_temperature must be above 0, not {self.distillation_temperature}.")
 
@@ -112,15 +133,15 @@ class CorpusRows(torch.utils.data.Dataset):
         datasets (`dict[str, datasets.Dataset]`): cached features of each corpus.
         random_segments (`bool`): cut a row to a random contiguous run of its segments.
         sampler (`CorpusBatchSampler`): is told the epoch.
+        max_segments (`int`, *optional*): longest such run.
+        extractor (`MERFeatureExtractor`, *optional*): gives `input_values` (S, T), read from the row's `audio`, in
+            place of `segment_embeddings`.
     """
 
-    def __init__(self, datasets, random_segments, sampler):
-        # Arrays for what is large; numpy cannot hold the nulls of the rest.
-        self.datasets = {
-            corpus: dataset.with_format("numpy", columns=["segment_embeddings"], output_all_columns=True)
-            for corpus, dataset in datasets.items()
-        }
+    def __init__(self, datasets, random_segments, sampler, max_segments=None, extractor=None):
+        self.datasets = {corpus: _readable(dataset, extractor) for corpus, dataset in datasets.items()}
         self.random_segments, self.sampler = random_segments, sampler
+        self.max_segments, self.extractor = max_segments, extractor
 
     def set_epoch(self, epoch):
         # A loader that resumes within an epoch on several processes tells its dataset only.
@@ -132,18 +153,47 @@ class CorpusRows(torch.utils.data.Dataset):
     def __getitems__(self, keys):
         corpus = keys[0][0]
         rows = self.datasets[corpus].__getitems__([row for _, row, _ in keys])
+        runs = [slice(0, len(row["lengths"])) for row in rows]
         if self.random_segments:
-            rows = [random_run(row, draw) for row, (_, _, draw) in zip(rows, keys)]
-        return [row | {"corpus": corpus} for row in rows]
+            runs = [random_run(len(row["lengths"]), draw, self.max_segments) for row, (_, _, draw) in zip(rows, keys)]
+        return [_cut(row, run, self.extractor) | {"corpus": corpus} for row, run in zip(rows, runs)]
 
 
-def random_run(row, seed):
-    """Keep a random contiguous run of a row's segments; `seed` decides it, whatever was drawn before."""
+class _AudioRows(torch.utils.data.Dataset):
+    # Rows of one corpus, whole, with the audio in place of the embeddings.
+    def __init__(self, dataset, extractor):
+        self.dataset, self.extractor = _readable(dataset, extractor), extractor
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        row = self.dataset[index]
+        return _cut(row, slice(0, len(row["lengths"])), self.extractor)
+
+
+def _readable(dataset, extractor):
+    if extractor is not None:
+        return dataset.remove_columns("segment_embeddings")
+    # Arrays for what is large; numpy cannot hold the nulls of the rest.
+    return dataset.with_format("numpy", columns=["segment_embeddings"], output_all_columns=True)
+
+
+def _cut(row, run, extractor):
+    if extractor is None:
+        return row | {name: row[name][run] for name in ("segment_embeddings", "lengths")}
+    waveform, rate = load_audio(row["audio"])
+    start, stop = (round(place * extractor.segment_seconds * rate) for place in (run.start, run.stop))
+    inputs = extractor.segment([waveform[start:stop]], rate)
+    return row | {name: inputs[name][0] for name in ("input_values", "lengths")}
+
+
+def random_run(segments, seed, longest=None):
+    """A random contiguous run of `segments`, at most `longest`, as a slice; `seed` decides it."""
     random = np.random.default_rng(seed)
-    segments = len(row["lengths"])
-    count = random.integers(1, segments + 1)
+    count = random.integers(1, min(segments, longest or segments) + 1)
     start = random.integers(segments - count + 1)
-    return row | {name: row[name][start : start + count] for name in ("segment_embeddings", "lengths")}
+    return slice(int(start), int(start + count))
 
 
 class _TrainCollator:
@@ -156,14 +206,16 @@ class _TrainCollator:
 
 
 class MERTrainer(Trainer):
-    """Trains the heads of a MER model on cached features of several corpora, with or without teachers.
+    """Trains a MER model on several corpora, with or without teachers.
 
     The loss of a batch, which is of one corpus, is that of the labels that the corpus has; with a teacher,
     `alpha * distillation + (1 - alpha) * task` (see [`MERTrainingArguments`]). Each part is logged as
     `<corpus>_<part>`. A teacher is heard on the heads that its corpus has labels for (a quadrant is a label of valence
     and arousal); precomputed teacher columns on the heads that they are of.
 
-    The encoder is frozen, as the cache holds its output. Evaluation gives `eval_<corpus>_*` and the `eval_score` that
+    Without `encoder_learning_rate` the encoder is frozen, and what the cache holds of it is read. With it, audio is
+    read from where the rows say it is (chords and mode still from the cache); each layer of the encoder has its own
+    learning rate, and its batch normalisation keeps its statistics. Evaluation gives `eval_<corpus>_*` and the `eval_score` that
     chooses the best checkpoint.
 
     Args:
@@ -174,7 +226,8 @@ class MERTrainer(Trainer):
         teachers (`dict[str, str | nn.Module]`, *optional*): teacher of a corpus: a folder or Hub id, or a model. A
             corpus with the columns `teacher_mood` or `teacher_valence_arousal` needs none.
         data_collator (`callable`, *optional*): `FeatureCollator()` by default.
-        kwargs: further arguments of `transformers.Trainer`.
+        kwargs: further arguments of `transformers.Trainer`; `processing_class` is the model's `MERFeatureExtractor`,
+            needed to train the encoder.
 
     Raises:
         ValueError: model, features and teachers do not fit each other; the message lists everything that does not.
@@ -194,12 +247,18 @@ class MERTrainer(Trainer):
             except (OSError, ValueError) as error:
                 problems.append(f"teacher of {corpus}: cannot be loaded: {error}")
         problems += check_fit(model, train_dataset, eval_dataset or {}, loaded)
+        self.extractor = kwargs.get("processing_class") if args.encoder_learning_rate is not None else None
+        if args.encoder_learning_rate is not None:
+            problems += _audio_problems(self.extractor, train_dataset | (eval_dataset or {}))
         if problems:
             raise ValueError("These do not fit together:\n" + "\n".join(f"- {problem}" for problem in problems))
         if args.sampling == "all_corpora" and train_dataset:
             args = copy.copy(args)
             args.gradient_accumulation_steps *= len(train_dataset)
-        model.mer.encoder.requires_grad_(False)
+        model.mer.encoder.requires_grad_(self.extractor is not None)
+        for name, parameter in model.mer.encoder.named_parameters():
+            if name == "masked_spec_embed" and not model.mer.encoder.config.apply_spec_augment:
+                parameter.requires_grad_(False)  # unused, which several processes do not put up with
         callbacks = list(kwargs.pop("callbacks", None) or [])
         if args.early_stopping_patience is not None and args.eval_strategy != "no":
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
@@ -232,7 +291,7 @@ class MERTrainer(Trainer):
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
         loader = DataLoader(
-            CorpusRows(self.train_dataset, self.args.random_segments, sampler),
+            CorpusRows(self.train_dataset, self.args.random_segments, sampler, self.args.max_segments, self.extractor),
             batch_sampler=sampler,
             collate_fn=_TrainCollator(self.data_collator),
             num_workers=self.args.dataloader_num_workers,
@@ -242,10 +301,31 @@ class MERTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
+    def create_optimizer(self, model=None):
+        """The Trainer's, with a learning rate for each layer of the encoder (Howard & Ruder, 2018, arXiv 1801.06146)."""
+        optimizer = super().create_optimizer(model)
+        if self.extractor is not None:
+            encoder = self.model.mer.encoder
+            rates = layer_rates(encoder, self.args.encoder_learning_rate, self.args.encoder_layer_decay)
+            rates = {parameter: rates[name] for name, parameter in encoder.named_parameters()}
+            groups = []
+            for group in optimizer.param_groups:
+                by_rate = {}
+                for parameter in group["params"]:
+                    by_rate.setdefault(rates.get(parameter, group["lr"]), []).append(parameter)
+                groups += [group | {"params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+            # The Trainer logs the first one's: that of the heads.
+            optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr"])
+        return optimizer
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Loss of a batch; in evaluation, which knows no corpus, of the labels alone."""
         inputs = dict(inputs)
         corpus = inputs.pop("corpus", None)
+        if self.extractor is not None:
+            for module in self.model.mer.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()  # statistics of a few clips would take the place of a corpus's
         stored = {column: inputs.pop(column, None) for column in TEACHER_COLUMNS}
         output = model(**inputs)
         loss = output.loss
@@ -306,8 +386,9 @@ class MERTrainer(Trainer):
         metrics, by_corpus = {}, {}
         for corpus, dataset in (self.eval_dataset if eval_dataset is None else eval_dataset).items():
             prefix = f"{metric_key_prefix}_{corpus}"
+            rows = dataset if self.extractor is None else _AudioRows(dataset, self.extractor)
             found = self.evaluation_loop(
-                self.get_eval_dataloader(dataset), "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
+                self.get_eval_dataloader(rows), "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
             ).metrics
             metrics |= found
             by_corpus[corpus] = {name.removeprefix(f"{prefix}_"): value for name, value in found.items()}
@@ -331,6 +412,30 @@ class MERTrainer(Trainer):
         loss = loss + valence_arousal_loss(predicted, rated) + quadrant_loss(predicted, quadrants, scale)
         probabilities = expit(logits.astype(np.float64))
         return {"loss": loss.item()} | score_predictions(probabilities, valence_arousal, *labels, scale=scale)
+
+
+def layer_rates(encoder, rate, decay):
+    """Learning rate of each parameter of an encoder: `rate` in the highest layer, `decay` times as much in each below.
+
+    What lies below the layers (convolutions, projections, positions) counts as one more.
+
+    Returns:
+        `dict[str, float]` by the parameter's name.
+    """
+    layers = {name: re.search(r"(?:^|\.)layers\.(\d+)\.", name) for name, _ in encoder.named_parameters()}
+    depths = {name: int(found[1]) + 1 if found else 0 for name, found in layers.items()}
+    return {name: rate * decay ** (max(depths.values()) - depth) for name, depth in depths.items()}
+
+
+def _audio_problems(extractor, datasets):
+    # What keeps audio from being read.
+    if extractor is None:
+        return ["encoder_learning_rate: training the encoder needs processing_class, the model's feature extractor"]
+    return [
+        f"features of {corpus}: no column audio, which training the encoder reads"
+        for corpus, dataset in datasets.items()
+        if not len(_known(dataset, "audio"))
+    ]
 
 
 def _load_teacher(teacher, loaded, teachers):
@@ -508,6 +613,7 @@ __all__ = [
     "combined_score",
     "labelled_tasks",
     "last_checkpoint",
+    "layer_rates",
     "random_run",
     "taught_heads",
 ]
