@@ -48,6 +48,10 @@ class ExtractArguments:
     model: str = field(
         default=str(EMBEDDED_MODEL), metadata={"help": "folder or Hub id of a MER model; default: mer-small"}
     )
+    reuse: str | None = field(
+        default=None,
+        metadata={"help": "another cache of this model: its tracks are taken over, with the labels and splits of now"},
+    )
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -96,7 +100,14 @@ def main(argv=None):
             rows = load_rows(args.corpus, args.data_dir, options)
         pipe = load_model(args.model)
         report = extract_features(
-            rows, pipe.model, pipe.feature_extractor, args.out, options.shard_size, accelerator, options.num_workers
+            rows,
+            pipe.model,
+            pipe.feature_extractor,
+            args.out,
+            options.shard_size,
+            accelerator,
+            options.num_workers,
+            args.reuse,
         )
     except (OSError, ValueError, ImportError) as error:
         print(f"extract_features: {one_line(error)}", file=sys.stderr)

@@ -18,6 +18,7 @@ import soundfile
 import torch
 from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERPipeline
 from mer.configuration_mer import MOOD_TAGS
+from mer.feature_extraction_mer import load_audio
 from mer.training import features
 from mer.training.features import (
     FeatureCacheError,
@@ -234,6 +235,30 @@ def test_version_and_shard_size_are_part_of_it(tiny_model, deaf, music, tmp_path
     monkeypatch.setattr(features, "__version__", "99")
     with pytest.raises(FeatureCacheError, match=r"mer_version \(.* there, 99 here\), shard_size \(2 there, 3 here\)"):
         extract_features(rows_of(music), tiny_model, deaf, tmp_path / "cache", shard_size=3)
+
+
+def test_tracks_of_another_cache_keep_the_labels_of_now(tiny_model, extractor, music, tmp_path, monkeypatch):
+    rows = rows_of(music)
+    extract_features(rows[:5], tiny_model, extractor, tmp_path / "old", shard_size=2)
+    for row in rows:
+        row["split"], row["quadrant"] = "validation", "Q2"
+    rows[1]["audio"] = str(music / "6.wav")  # another recording under the same id
+    rows.reverse()
+    expected = tmp_path / "anew"
+    extract_features(rows, tiny_model, extractor, expected, shard_size=3)
+    heard = []
+    monkeypatch.setattr(features, "load_audio", lambda path: heard.append(Path(path).name) or load_audio(path))
+    extract_features(rows, tiny_model, extractor, tmp_path / "new", shard_size=3, reuse=tmp_path / "old")
+    assert heard == ["6.wav", "5.wav", "6.wav"]
+    assert content(tmp_path / "new") == content(expected)
+
+
+def test_another_models_cache_is_not_taken_over(tiny_model, deaf, music, tmp_path):
+    extract_features(rows_of(music), tiny_model, deaf, tmp_path / "old")
+    change_weights(tiny_model, deaf, None)
+    with pytest.raises(FeatureCacheError, match="old: .* encoder_weights"):
+        extract_features(rows_of(music), tiny_model, deaf, tmp_path / "new", reuse=tmp_path / "old")
+    assert not (tmp_path / "new").exists()
 
 
 def test_heads_are_no_part_of_it(tiny_model, deaf, music, tmp_path):

@@ -67,7 +67,7 @@ class ExtractionReport(NamedTuple):
     unreadable: list
 
 
-def extract_features(rows, model, extractor, out, shard_size=64, accelerator=None, num_workers=0):
+def extract_features(rows, model, extractor, out, shard_size=64, accelerator=None, num_workers=0, reuse=None):
     """Write the features of every track into the folder `out`, or finish what an earlier run began there.
 
     A shard appears under its name when it is complete; a run that is killed loses the shard in hand. Under
@@ -86,19 +86,23 @@ def extract_features(rows, model, extractor, out, shard_size=64, accelerator=Non
         shard_size (`int`, defaults to 64): rows a shard.
         accelerator (`accelerate.Accelerator`, *optional*): device and processes; found out by default.
         num_workers (`int`, defaults to 0): processes that decode, resample and recognise harmony beside this one.
+        reuse (`str` or `Path`, *optional*): another cache of the same model and extractor, say of the same tracks with
+            other labels or splits. Tracks that are in it under the same `corpus`, `track_id` and `audio` are taken over.
 
     Returns:
         [`ExtractionReport`], the same in every process.
 
     Raises:
-        FeatureCacheError: `out` was made from something else; the message lists what differs.
+        FeatureCacheError: `out` was made from something else, or `reuse` by another model or extractor; the message
+            lists what differs.
         ValueError: there are no rows, or they lack a column.
     """
     state = accelerator or PartialState()
     out = Path(out)
     rows = _as_dataset(rows)
-    fingerprint = model_fingerprint(model, extractor) | {
-        "mer_version": __version__,
+    made_by = model_fingerprint(model, extractor) | {"mer_version": __version__}
+    known, stored = ({}, None) if reuse is None else _computed_before(reuse, made_by)
+    fingerprint = made_by | {
         "rows": _hash(json.dumps(row, sort_keys=True, default=str).encode() for row in rows),
         "num_rows": len(rows),
         "shard_size": shard_size,
@@ -118,7 +122,7 @@ def extract_features(rows, model, extractor, out, shard_size=64, accelerator=Non
     indices = [index for missing in todo.values() for index in missing]
     prepared = iter(
         torch.utils.data.DataLoader(
-            _Tracks(rows, extractor), None, sampler=indices, num_workers=num_workers, collate_fn=_unchanged
+            _Tracks(rows, extractor, known), None, sampler=indices, num_workers=num_workers, collate_fn=_unchanged
         )
     )
     model = model.to(state.device).eval()
@@ -129,7 +133,10 @@ def extract_features(rows, model, extractor, out, shard_size=64, accelerator=Non
             table = []
             for index, inputs in zip(missing, prepared):
                 row = rows[index]
-                computed, error = (None, inputs) if isinstance(inputs, str) else _encode(model, inputs)
+                if inputs is None:
+                    computed, error = stored[known[_key(row)]], None
+                else:
+                    computed, error = (None, inputs) if isinstance(inputs, str) else _encode(model, inputs)
                 if error is None:
                     table.append(dict.fromkeys(LABELS) | row | {"row_index": index} | computed)
                 else:
@@ -276,13 +283,27 @@ def _quadrant_id(row):
     return QUADRANTS.index(row["quadrant"])
 
 
-class _Tracks(torch.utils.data.Dataset):
-    """Inputs of the model for each row, or a sentence that says why there are none."""
+def _key(row):
+    return row["corpus"], row["track_id"], str(row["audio"])
 
-    def __init__(self, rows, extractor):
-        self.rows, self.extractor = rows, extractor
+
+def _computed_before(folder, made_by):
+    """Where each track of another cache is, by its key, and the computed columns at that place."""
+    _compare(Path(folder), made_by)
+    rows = load_features(folder)
+    places = {_key(row): index for index, row in enumerate(rows.select_columns(["corpus", "track_id", "audio"]))}
+    return places, rows.select_columns(list(COMPUTED))
+
+
+class _Tracks(torch.utils.data.Dataset):
+    """Inputs of the model for each row, `None` for one that is known already, or a sentence why there are none."""
+
+    def __init__(self, rows, extractor, known):
+        self.rows, self.extractor, self.known = rows, extractor, known
 
     def __getitem__(self, index):
+        if _key(self.rows[index]) in self.known:
+            return None
         try:
             waveform, sampling_rate = load_audio(self.rows[index]["audio"])
             return dict(self.extractor(waveform, sampling_rate=sampling_rate, return_tensors="np"))
