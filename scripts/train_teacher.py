@@ -4,13 +4,15 @@
     accelerate launch -m mer.scripts.train_teacher recipes/teacher.yaml --features ... --output_dir ...
 
 Arguments may stand in a YAML file that is named first; those behind it win. A run that was cut goes on from its last
-checkpoint in the output folder, where at the end the best model lies, ready for `pipeline`, and its validation metrics
-in `eval_results.json`. Learning curves are in `trainer_state.json`; nothing is plotted.
+checkpoint in the output folder, where at the end the best model lies, ready for `pipeline`; its validation metrics in
+`eval_results.json`; learning curves in `learning_curves.png` (the numbers in `trainer_state.json`); and, of each corpus
+that has them, valence and arousal by people and by the model in `valence_arousal_<corpus>.png`.
 """
 
 import copy
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +22,8 @@ from transformers import set_seed
 from ..modeling_mer import MERForAudioClassification
 from ..training.features import check_features, load_features
 from ..training.losses import tag_positive_rates
-from ..training.trainer import MERTrainer, MERTrainingArguments, last_checkpoint
+from ..training.plots import plot_learning_curves, plot_valence_arousal
+from ..training.trainer import MERTrainer, MERTrainingArguments, labelled_tasks, last_checkpoint
 from .export_hub import export
 from .extract_features import load_model, parse_arguments
 from .predict import EMBEDDED_MODEL, one_line
@@ -139,10 +142,18 @@ def train(arguments, training, teachers=None, one_corpus=False):
         processing_class=pipe.feature_extractor,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(training.output_dir))
+    if trainer.is_world_process_zero():
+        plot_learning_curves(trainer.state.log_history, Path(training.output_dir, "learning_curves.png"))
     if splits["validation"]:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+        for corpus, rows in splits["validation"].items():
+            if "valence_arousal" in labelled_tasks(rows):
+                found = trainer.predict(rows)
+                if trainer.is_world_process_zero():
+                    path = Path(training.output_dir, f"valence_arousal_{corpus}.png")
+                    plot_valence_arousal(found.label_ids[1], found.predictions[1], path, f"{corpus}, validation split")
     trainer.save_state()
     if trainer.is_world_process_zero():
         export(model.eval(), pipe.feature_extractor, training.output_dir)

@@ -508,6 +508,8 @@ def test_from_caches_to_a_student_that_the_pipeline_opens(caches, tmp_path, caps
     assert distill.main([recipe, *both, "--teachers", f"deam={teacher}", *common, "--output_dir", student]) == 0
     results = json.loads((tmp_path / "student/eval_results.json").read_text())
     assert {"eval_deam_valence_r2", "eval_jamendo_pr_auc", "eval_score"} <= set(results)
+    pictures = {path.name for path in (tmp_path / "student").glob("*.png")}
+    assert pictures == {"learning_curves.png", "valence_arousal_deam.png"}
     config = MERConfig.from_pretrained(student)
     assert config.tag_positive_rates == pytest.approx([3 / 8] * 56)
     recipe = str(ROOT / "recipes/finetune.yaml")

@@ -386,9 +386,8 @@ class MERTrainer(Trainer):
         metrics, by_corpus = {}, {}
         for corpus, dataset in (self.eval_dataset if eval_dataset is None else eval_dataset).items():
             prefix = f"{metric_key_prefix}_{corpus}"
-            rows = dataset if self.extractor is None else _AudioRows(dataset, self.extractor)
             found = self.evaluation_loop(
-                self.get_eval_dataloader(rows), "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
+                self.get_eval_dataloader(self._heard(dataset)), "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
             ).metrics
             metrics |= found
             by_corpus[corpus] = {name.removeprefix(f"{prefix}_"): value for name, value in found.items()}
@@ -396,6 +395,13 @@ class MERTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """The Trainer's, of one corpus: predictions are (logits, valence and arousal)."""
+        return super().predict(self._heard(test_dataset), ignore_keys, metric_key_prefix)
+
+    def _heard(self, dataset):
+        return dataset if self.extractor is None else _AudioRows(dataset, self.extractor)
 
     def prediction_step(self, *args, **kwargs):
         """As the Trainer's, less the loss, whose mean over batches would depend on how rows are dealt out."""
