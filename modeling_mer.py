@@ -142,6 +142,7 @@ class MERChordEncoder(nn.Module):
     def __init__(self, config: MERConfig):
         super().__init__()
         self.padding_mask = config.chord_padding_mask
+        self.max_chords = config.max_chords
         self.root_embedding = nn.Embedding(config.chord_vocab_size, config.chord_embedding_size)
         self.quality_embedding = nn.Embedding(config.chord_vocab_size, config.chord_embedding_size)
         layer = nn.TransformerEncoderLayer(
@@ -171,6 +172,9 @@ class MERChordEncoder(nn.Module):
 
     def forward(self, root_ids, quality_ids, mask):
         """Ids and mask (B, L), 1 = a chord -> (B, 2 * chord_embedding_size)."""
+        if not self.padding_mask:  # as published, every clip has the same number of chords, with N behind its own
+            missing = max(self.max_chords - root_ids.shape[1], 0)
+            root_ids, quality_ids, mask = (nn.functional.pad(x, (0, missing)) for x in (root_ids, quality_ids, mask))
         chords = torch.cat((self.root_embedding(root_ids), self.quality_embedding(quality_ids)), dim=-1)
         chords = chords + self.positions(chords.shape[1], chords.shape[2], chords.device).to(chords.dtype)
         # The CLS is a zero vector in front, without a position, as published.

@@ -117,17 +117,19 @@ def test_chord_padding_does_not_matter(model):
 
 
 def test_published_chords_have_no_padding_mask(tiny_model):
+    """Every clip has 100 chords then, with N behind its own; whatever else is in the batch."""
+
+    def padded(by, heard):
+        wider = {name: nn.functional.pad(inputs[name], (0, by)) for name in ("chord_root_ids", "chord_quality_ids")}
+        return inputs | wider | {"chord_mask": (torch.arange(4 + by) < heard).long()[None]}
+
     inputs = batch(clips=1, chords=4)
-    padded = dict(inputs)
-    for name in ("chord_root_ids", "chord_quality_ids", "chord_mask"):
-        padded[name] = nn.functional.pad(inputs[name], (0, 6))
+    masked = run(tiny_model, inputs)
+    expected = run(tiny_model, padded(96, 100))
+    assert (expected - masked).abs().max() > 1e-4
     tiny_model.mer.chord_encoder.padding_mask = False
-    assert (run(tiny_model, padded) - run(tiny_model, inputs)).abs().max() > 1e-4
-    # without a mask, padding is the chord N
-    padded["chord_mask"] = torch.ones(1, 10, dtype=torch.long)
-    unmasked = run(tiny_model, padded)
-    tiny_model.mer.chord_encoder.padding_mask = True
-    torch.testing.assert_close(run(tiny_model, padded), unmasked, atol=1e-6, rtol=0)
+    for by in (0, 6, 96):
+        torch.testing.assert_close(run(tiny_model, padded(by, 4)), expected, atol=1e-6, rtol=0)
 
 
 def test_clips_without_chords_do_not_blow_gradients_up(tiny_config):

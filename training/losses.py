@@ -7,7 +7,6 @@ Method: Kang & Herremans (2025, arXiv 2502.03979), with two presets of what a st
 - `"paper"`: as published, a softmax KL over all tags, and over the pair (which only constrains valence - arousal).
 """
 
-import torch
 from torch import nn
 
 from ..modeling_mer import _mean_of_known, mood_loss, quadrant_loss, valence_arousal_loss
