@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, logging
 
 from .configuration_mer import MERConfig, MERMelConfig
+from .feature_extraction_mer import MERFeatureExtractor
 
 # Not used here: the files that this one imports are saved beside the weights, so every saved model brings its pipeline.
 from .pipeline_mer import MERPipeline  # noqa: F401
@@ -199,6 +200,28 @@ class MERPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["MERMelBlock", "MERChordEncoder", "HubertEncoderLayer"]
+
+    def push_to_hub(self, repo_id, *, feature_extractor=None, **kwargs):
+        """As in transformers, and the feature extractor beside the model, so that the repository works by its id.
+
+        Args:
+            repo_id (`str`): the repository, `"owner/name"`.
+            feature_extractor (`MERFeatureExtractor`, *optional*): that of the place the model was loaded from by
+                default.
+            kwargs: as in transformers, such as `private`, `token`, `revision`.
+
+        Raises:
+            ValueError: no feature extractor is given, and there is none where the model comes from.
+        """
+        if feature_extractor is None:
+            try:
+                feature_extractor = MERFeatureExtractor.from_pretrained(self.name_or_path)
+            except OSError as error:
+                raise ValueError("Give feature_extractor: the model was not loaded from a place that has one.") from error
+        pushed = super().push_to_hub(repo_id, **kwargs)
+        shared = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+        feature_extractor.push_to_hub(repo_id, **{name: kwargs[name] for name in shared if name in kwargs})
+        return pushed
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -11,15 +11,17 @@ import tempfile
 from pathlib import Path
 
 from .. import MERFeatureExtractor, MERForAudioClassification
+from .model_card import make_card
 from .predict import EMBEDDED_MODEL, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def export(model, extractor, out):
+def export(model, extractor, out, card=None):
     """Write everything that `from_pretrained(out, trust_remote_code=True)` and `pipeline` need into the folder `out`.
 
-    Unlike `save_pretrained`, it adds the card and the licence, and can write over the checkout that the code runs from.
+    Unlike `save_pretrained`, it adds the licence and a card (`card`, or one that is made of the configuration alone),
+    and can write over the checkout that the code runs from, whose card it leaves as it is.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -30,9 +32,11 @@ def export(model, extractor, out):
         for file in sorted(Path(folder).iterdir()):
             if file.suffix != ".py":
                 shutil.move(file, out / file.name)
-    for file in [*ROOT.glob("*_mer.py"), ROOT / "README.md", ROOT / "LICENSE"]:
-        if file.is_file() and file.parent != out.resolve():
-            shutil.copyfile(file, out / file.name)
+    if out.resolve() != ROOT:
+        for file in [*ROOT.glob("*_mer.py"), ROOT / "LICENSE"]:
+            if file.is_file():
+                shutil.copyfile(file, out / file.name)
+        (out / "README.md").write_text(card or make_card(model), encoding="utf-8")
     return out
 
 
@@ -55,7 +59,9 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         print(f"export_hub: {one_line(error)}", file=sys.stderr)
         return 1
-    out = export(model, extractor, args.out)
+    own = Path(args.model, "README.md")
+    card = own.read_text(encoding="utf-8") if own.is_file() and not args.encoder else None
+    out = export(model, extractor, args.out, card)
     print(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
     return 0
 

@@ -10,6 +10,7 @@ that has them, valence and arousal by people and by the model in `valence_arousa
 """
 
 import copy
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,20 @@ from ..training.plots import plot_learning_curves, plot_valence_arousal
 from ..training.trainer import MERTrainer, MERTrainingArguments, labelled_tasks, last_checkpoint
 from .export_hub import export
 from .extract_features import load_model, parse_arguments
+from .model_card import RECORD_FILE, make_card
 from .predict import EMBEDDED_MODEL, one_line
+
+
+# Options that the record of a run and the model card state.
+RECORDED = (
+    "learning_rate",
+    "encoder_learning_rate",
+    "per_device_train_batch_size",
+    "sampling",
+    "distillation",
+    "distillation_alpha",
+    "seed",
+)
 
 
 @dataclass
@@ -156,9 +170,29 @@ def train(arguments, training, teachers=None, one_corpus=False):
                     plot_valence_arousal(found.label_ids[1], found.predictions[1], path, f"{corpus}, validation split")
     trainer.save_state()
     if trainer.is_world_process_zero():
-        export(model.eval(), pipe.feature_extractor, training.output_dir)
+        record = {
+            "base": "mer-small" if arguments.model == str(EMBEDDED_MODEL) else Path(arguments.model).name,
+            "corpora": {
+                corpus: {split: len(parts[corpus]) for split, parts in splits.items() if corpus in parts}
+                for corpus in splits["train"]
+            },
+            "teachers": {corpus: Path(place).name for corpus, place in (teachers or {}).items()},
+            "options": {name: getattr(training, name) for name in RECORDED},
+            "steps": trainer.state.best_global_step or trainer.state.global_step,
+            "epochs": trainer.state.epoch,
+            "metrics": {corpus: _of_corpus(metrics, corpus) for corpus in splits["validation"]},
+        }
+        text = json.dumps(record, indent=2)
+        Path(training.output_dir, RECORD_FILE).write_text(text, encoding="utf-8")
+        export(model.eval(), pipe.feature_extractor, training.output_dir, make_card(model, record))
         print(f"{training.output_dir}: the best model of {trainer.state.global_step} steps")
     trainer.end()
+
+
+def _of_corpus(metrics, corpus):
+    # Defined metrics of one corpus; JSON knows no NaN.
+    names = {name: name.removeprefix(f"eval_{corpus}_") for name in metrics if name.startswith(f"eval_{corpus}_")}
+    return {short: metrics[name] for name, short in names.items() if np.isfinite(metrics[name])}
 
 
 def run(train, classes, argv, description):
