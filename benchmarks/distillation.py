@@ -11,7 +11,7 @@ Methods, all with `MERTrainer`, the same heads, optimiser and early stopping, th
 
 synthetic: a fixed nonlinear function of 48 features gives 56 rare tags, valence and arousal. Corpora see parts of it:
 tags (600 tracks), valence/arousal (300 tracks, and 100 noisier ones from elsewhere in feature space), quadrants (150).
-Tests (1000 tracks each) have labels without noise.
+Validation: 400 tracks each. Tests (1000 tracks each) have labels without noise.
 
 real: the 4Q clips, a 200-d music-tagging embedding of each as features. Of the training artists, one half has people's
 quadrants, the other half people's mood words as tags. Tests are clips of other artists, with both. The last two rows
@@ -118,7 +118,7 @@ def synthetic(seed):
     for corpus, (count, kind, noise, shift) in kinds.items():
         splits[corpus] = (
             tracks(count, kind, noise, shift),
-            tracks(count // 4, kind, noise, shift),
+            tracks(400, kind, noise, shift),
             tracks(1000, kind, 0.0, shift),
         )
     return splits, {}, MOOD_TAGS, FEATURES

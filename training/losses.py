@@ -2,11 +2,12 @@
 
 Method: Kang & Herremans (2025, arXiv 2502.03979), with two presets of what a student takes over from its teacher:
 
-- `"default"`: a Bernoulli KL for each tag, the mean squared error of [valence, arousal]. Tags are not exclusive, and
-  both numbers of a pair matter.
+- `"default"`: the sum of the tags' Bernoulli KL, the mean squared error of [valence, arousal]. Tags are not exclusive,
+  and both numbers of a pair matter.
 - `"paper"`: as published, a softmax KL over all tags, and over the pair (which only constrains valence - arousal).
 """
 
+import torch
 from torch import nn
 
 from ..modeling_mer import _mean_of_known, mood_loss, quadrant_loss, valence_arousal_loss
@@ -15,9 +16,10 @@ PRESETS = ("default", "paper")
 
 
 def bernoulli_distillation_loss(logits, teacher_logits, temperature=1.0):
-    """Mean over tags of KL(teacher || student), each tag a Bernoulli distribution, times `temperature**2`.
+    """Mean over clips of KL(teacher || student), the tags being independent Bernoulli, times `temperature**2`.
 
-    Its gradient is that of cross-entropy with the teacher's probabilities as labels: it has the scale of `mood_loss`.
+    The KL of independent tags is the sum of theirs: so it counts in nats of a clip, as the softmax KL does. With the mean
+    in its place, tags hardly weigh beside valence and arousal, and students do worse (`benchmarks/distillation.py`).
 
     Args:
         logits (`torch.FloatTensor` of shape `(B, tags)`): the student's.
@@ -25,11 +27,15 @@ def bernoulli_distillation_loss(logits, teacher_logits, temperature=1.0):
         temperature (`float`, *optional*, defaults to 1): divides both; the square keeps the gradient's scale (Hinton
             et al., 2015, arXiv 1503.02531).
     """
+    known = ~teacher_logits.isnan()
+    logits, teacher_logits = logits.float() / temperature, teacher_logits.nan_to_num().float() / temperature
     # Cross-entropy less entropy: stays finite where a sigmoid saturates, unlike torch.distributions.
-    probabilities = (teacher_logits / temperature).sigmoid()
-    cross_entropy = mood_loss(logits / temperature, probabilities)
-    entropy = mood_loss(teacher_logits.nan_to_num() / temperature, probabilities)
-    return (cross_entropy - entropy) * temperature**2
+    cross_entropy, entropy = (
+        nn.functional.binary_cross_entropy_with_logits(values, teacher_logits.sigmoid(), reduction="none")
+        for values in (logits, teacher_logits)
+    )
+    divergence = torch.where(known, cross_entropy - entropy, 0.0).sum(dim=-1)
+    return _mean_of_known(divergence, known.any(dim=-1)) * temperature**2
 
 
 def softmax_distillation_loss(values, teacher_values, temperature=1.0):
