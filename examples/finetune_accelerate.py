@@ -28,8 +28,9 @@ def main():
     args = parser.parse_args()
     set_seed(0)
     accelerator = Accelerator()
-    model = AutoModelForAudioClassification.from_pretrained(args.model, trust_remote_code=True)
-    extractor = AutoFeatureExtractor.from_pretrained(args.model, trust_remote_code=True)
+    with accelerator.main_process_first():  # it copies the model's code, the others find it
+        model = AutoModelForAudioClassification.from_pretrained(args.model, trust_remote_code=True)
+        extractor = AutoFeatureExtractor.from_pretrained(args.model, trust_remote_code=True)
     model.mer.encoder.requires_grad_(args.train_encoder)
     model.mood_head.requires_grad_(False)  # nothing here says what the tags should be
     if args.train_encoder:
@@ -51,8 +52,7 @@ def main():
 
     clips = [prepare(row) for row in tqdm(rows, "prepare", disable=not accelerator.is_main_process)]
     test = DataLoader(clips[4::5], batch_size=4, collate_fn=collate)
-    del clips[4::5]
-    train = DataLoader(clips, batch_size=4, shuffle=True, collate_fn=collate)
+    train = DataLoader([c for i, c in enumerate(clips) if i % 5 < 4], batch_size=4, shuffle=True, collate_fn=collate)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=args.learning_rate)
     model, optimizer, train, test = accelerator.prepare(model, optimizer, train, test)
     for epoch in range(args.epochs):
