@@ -80,8 +80,8 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
     lines = [
         f"# {name}",
         "",
-        "Music emotion recognition: mood tags, and valence and arousal on 1 to 9, of music of any length. A model of the",
-        "[MER](https://arxiv.org/abs/2502.03979) architecture (Kang & Herremans, 2025).",
+        "Music emotion recognition: mood tags, and valence and arousal on 1 to 9, of music of any length. A model of",
+        "the architecture of [Kang & Herremans (2025)](https://arxiv.org/abs/2502.03979).",
         "",
         "```python",
         "from transformers import pipeline",
@@ -96,8 +96,8 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
         "## What it is",
         "",
         f"- Encoder: {kind}, layers {', '.join(map(str, config.layers))}; segments weigh by "
-        f"{'their length' if config.segment_pooling == 'duration' else 'equal parts'}; {parameters:.1f} million parameters "
-        "in all.",
+        f"{'their length' if config.segment_pooling == 'duration' else 'equal parts'}; {parameters:.1f} million "
+        "parameters in all.",
         f"- The heads also read: {' and '.join(inputs) or 'nothing else'}.",
         f"- {config.num_labels} tags: {', '.join(config.id2label.values())}.",
         f"- Valence and arousal: on {config.valence_arousal_range[0]:g} to {config.valence_arousal_range[1]:g}.",
@@ -113,8 +113,8 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
         "",
         "## Limits and terms",
         "",
-        "- What music makes a person feel depends on the person; the numbers are averages of what listeners report. Not for",
-        "  judging people.",
+        "- What music makes a person feel depends on the person; the numbers are averages of what listeners report.",
+        "  Not for judging people.",
         "- Tag scores are those of a weighted loss where `tag_positive_rates` is set: read them as a ranking, not as",
         "  probabilities.",
         "- madmom's networks for chords and key: CC BY-NC-SA 4.0. A model on MERT inherits MERT's CC BY-NC 4.0. So the",
@@ -136,7 +136,8 @@ def _training(record):
         teacher = record.get("teachers", {}).get(corpus, "-")
         lines.append(f"| {corpus} | {sizes['train']} | {sizes.get('validation', 0)} | {teacher} |")
     options = ", ".join(f"{name} {value}" for name, value in record["options"].items() if value is not None)
-    lines += ["", f"From {record['base']}, {record['steps']} optimiser steps ({record['epochs']:g} epochs). {options}."]
+    run = f"the checkpoint after {record['steps']} optimiser steps of a run of {record['epochs']:g} epochs"
+    lines += ["", f"From {record['base']}: {run}. {options}."]
     return lines
 
 

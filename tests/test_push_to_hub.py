@@ -131,7 +131,8 @@ def test_the_card_says_what_is_known_and_the_hub_reads_it():
     assert card.data.license == "cc-by-nc-sa-4.0" and card.data.pipeline_tag == "audio-classification"
     for text in (
         'model="me/mood", trust_remote_code=True', "| deam | 8 | 4 | teacher-of-deam |", "| mtg_jamendo | 30 | 9 | - |",
-        "From mer-small, 120 optimiser steps (2 epochs). learning_rate 0.0001, seed 7.", "| R2 of valence | 0.432 | - |",
+        "From mer-small: the checkpoint after 120 optimiser steps of a run of 2 epochs. learning_rate 0.0001, seed 7.",
+        "| R2 of valence | 0.432 | - |",
         "deam: annotations for research", "action 0.25", "layers 1, 2", "chords and mode",
     ):  # fmt: skip
         assert text in card.content, text
