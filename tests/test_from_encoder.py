@@ -12,6 +12,7 @@ import pytest
 import torch
 from mer import MERFeatureExtractor, MERForAudioClassification
 from safetensors.torch import save_file
+from test_modeling_mer import HUBERT as SIZES
 from transformers import (
     HubertConfig,
     HubertForCTC,
@@ -24,18 +25,6 @@ from transformers import (
     WavLMModel,
 )
 
-SIZES = dict(
-    hidden_size=16,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    intermediate_size=32,
-    conv_dim=(8, 8),
-    conv_kernel=(10, 8),
-    conv_stride=(5, 4),
-    num_feat_extract_layers=2,
-    num_conv_pos_embeddings=8,
-    num_conv_pos_embedding_groups=2,
-)
 HEADS = {"trunk_size": 24, "head_size": 12}
 
 
