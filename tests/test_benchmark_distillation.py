@@ -1,4 +1,4 @@
-"""The distillation benchmark on few tracks and epochs: what it is made of, and that its table says what was measured."""
+"""The distillation benchmark on few tracks and epochs: its worlds, and that its table says what was measured."""
 
 import importlib.util
 from pathlib import Path
