@@ -11,7 +11,7 @@ Methods, all with `MERTrainer`, the same heads, optimiser and early stopping, th
 
 synthetic: a fixed nonlinear function of 48 features gives 56 rare tags, valence and arousal. Corpora see parts of it:
 tags (600 tracks), valence/arousal (300 tracks, and 100 noisier ones from elsewhere in feature space), quadrants (150).
-Validation: 400 tracks each. Tests (1000 tracks each) have labels without noise.
+Validation: 400 tracks each. Tests: 1000 tracks each, ratings and quadrants without noise, tags drawn by their rates.
 
 real: the 4Q clips, a 200-d music-tagging embedding of each as features. Of the training artists, one half has people's
 quadrants, the other half people's mood words as tags. Tests are clips of other artists, with both. The last two rows
