@@ -5,7 +5,7 @@
 CHECKPOINT is a file of PyTorch Lightning; it holds the heads, and the encoder comes from where they had it. OUT becomes
 a folder that `pipeline` opens. With the same chords, key and audio it answers what their network answers. Two things
 differ in use: their inference code gives every song the mode 0, ours the one that is detected; and the recogniser
-of chords is another one.
+of chords is another one. The weights of their loss, where the file has them, become `tag_positive_rates`.
 
 Nothing in the file is run: it is a pickle, of which only tensors and plain containers are read.
 """
@@ -20,11 +20,14 @@ import torch
 
 from .. import MERFeatureExtractor, MERForAudioClassification
 from .export_hub import export
+from .model_card import make_card
 from .predict import one_line
 
 ENCODER = "m-a-p/MERT-v1-95M"
 # Modules whose objects a checkpoint of Lightning may hold beside the weights.
 HARMLESS = ("argparse", "lightning", "lightning_fabric", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "typing")
+# And types that omegaconf names beside its own.
+PLAIN = {"collections.defaultdict", *(f"builtins.{kind}" for kind in ("bool", "dict", "float", "int", "list", "str"))}
 # Their names and ours; what stands behind stays the same.
 NAMES = {
     "model.chord_root_embedding.": "mer.chord_encoder.root_embedding.",
@@ -36,6 +39,12 @@ NAMES = {
     "model.regression_branch.0.": "valence_arousal_head.0.",
     "model.regression_branch.2.": "valence_arousal_head.3.",
 }
+LOSSES = ("loss_fn_classification", "loss_fn_classification_eval")  # buffers of their module, beside the network
+CARD = """\
+By Kang & Herremans; [their release](https://github.com/AMAAI-Lab/Music2Emotion) says how, and on what terms. Converted
+from `{}` by `mer.scripts.convert_music2emo`; the encoder, which they kept frozen, is taken from `{}`.
+
+"""
 
 
 class _Inert:
@@ -49,6 +58,13 @@ class _Inert:
 
     def __setstate__(self, state):
         pass
+
+
+class _InertDict:
+    """The same for dictionaries; torch puts items only into those that it knows."""
+
+    def __new__(cls, *args):
+        return OrderedDict()
 
 
 def read_weights(path):
@@ -66,20 +82,23 @@ def read_weights(path):
     refused = []
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        refused = [name for name in foreign if name.split(".")[0] not in HARMLESS]
+        refused = [name for name in foreign if name.split(".")[0] not in HARMLESS and name not in PLAIN]
         if not refused:
-            # torch puts items only into dictionaries that it knows.
-            inert = [(OrderedDict if "Dict" in name.rpartition(".")[2] else _Inert, name) for name in foreign]
+            inert = [(_InertDict if "dict" in name.rpartition(".")[2].lower() else _Inert, name) for name in foreign]
             with torch.serialization.safe_globals(inert):
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common kind for all that can be wrong with a file
-        raise ValueError(f"{path}: cannot be read as weights: {one_line(error)}") from error
+        # Its own first line is the advice to open the file without any protection.
+        cause = str(error).rpartition("WeightsUnpickler error: ")[2]
+        raise ValueError(f"{path}: cannot be read as weights: {one_line(cause or repr(error))}") from error
     if refused:
         raise ValueError(f"{path}: holds {', '.join(sorted(refused))}, which no weights need; it is not opened.")
-    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+    # By the class: a file may give its dictionaries attributes that hide their methods.
+    weights = dict.get(checkpoint, "state_dict") if isinstance(checkpoint, dict) else None
+    items = list(dict.items(weights)) if isinstance(weights, dict) else []
+    if not items or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in items):
         raise ValueError(f"{path}: has no state_dict of tensors.")
-    return weights
+    return dict(items)
 
 
 def convert(weights, model):
@@ -88,8 +107,11 @@ def convert(weights, model):
     Raises:
         ValueError: weights are missing, unknown, or of another shape; the sentence lists them.
     """
+    loss, rates = _read_loss(weights, model.config.num_labels)
     renamed, unknown = {}, []
     for name, tensor in weights.items():
+        if name in loss:
+            continue
         prefix = next((prefix for prefix in NAMES if name.startswith(prefix)), None)
         if prefix is None:
             unknown.append(name)
@@ -104,12 +126,51 @@ def convert(weights, model):
             for name in own.keys() & renamed.keys()
             if own[name].shape != renamed[name].shape
         ],
+        "not finite numbers": [
+            name
+            for name in own.keys() & renamed.keys()
+            if own[name].shape == renamed[name].shape and not _is_finite(renamed[name])
+        ],
     }
     if any(problems.values()):
         lists = (f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
         raise ValueError(f"not the weights of that network; {'; '.join(lists)}.")
     model.load_state_dict(renamed, strict=False)
+    model.config.tag_positive_rates = rates
     return model
+
+
+def _is_finite(tensor):
+    # What is not dense and floating has no such test.
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+    return dense and bool(tensor.isfinite().all())
+
+
+def _read_loss(weights, tags):
+    # Names of the loss's weights, and the tags' positive rates p behind them: pos_weight 1 / p, weight 2 / (1 + 1 / p).
+    inverse = weights.get(f"{LOSSES[0]}.pos_weight")
+    if inverse is None or inverse.shape != (tags,) or not _is_finite(inverse) or not (inverse >= 1).all():
+        return set(), None
+    inverse = inverse.double()
+    expected = {"pos_weight": inverse, "weight": 2 / (1 + inverse)}
+    names = {
+        f"{loss}.{name}"
+        for loss in LOSSES
+        for name, values in expected.items()
+        if (found := weights.get(f"{loss}.{name}")) is not None
+        and found.shape == values.shape
+        and _is_finite(found)
+        and torch.allclose(found.double(), values, rtol=1e-4)
+    }
+    return names, (1 / inverse).tolist()
+
+
+def _card(model, checkpoint, encoder):
+    # The card's own words, but for those that hold for new heads. Where a folder lies is nobody's business.
+    encoder = Path(encoder).name if Path(encoder).is_dir() else encoder
+    heading = "## How it was trained\n\n"
+    head, _, rest = make_card(model).partition(heading)
+    return head + heading + CARD.format(checkpoint, encoder) + rest.partition("\n\n")[2]
 
 
 def main(argv=None):
@@ -129,7 +190,8 @@ def main(argv=None):
             convert(weights, model)
         except ValueError as error:
             raise ValueError(f"{args.checkpoint}: {error}") from error
-        export(model, MERFeatureExtractor.from_encoder(args.encoder), args.out)
+        card = _card(model, args.checkpoint.name, args.encoder)
+        export(model, MERFeatureExtractor.from_encoder(args.encoder), args.out, card)
     except (OSError, ValueError) as error:
         print(f"convert_music2emo: {one_line(error)}", file=sys.stderr)
         return 1
