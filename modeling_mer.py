@@ -217,7 +217,7 @@ class MERPreTrainedModel(PreTrainedModel):
             try:
                 feature_extractor = MERFeatureExtractor.from_pretrained(self.name_or_path)
             except OSError as error:
-                raise ValueError("Give feature_extractor: the model was not loaded from a place that has one.") from error
+                raise ValueError("Give feature_extractor: where the model was loaded from, there is none.") from error
         pushed = super().push_to_hub(repo_id, **kwargs)
         shared = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
         feature_extractor.push_to_hub(repo_id, **{name: kwargs[name] for name in shared if name in kwargs})
@@ -419,6 +419,10 @@ class MERForAudioClassification(MERPreTrainedModel):
             )
         except RuntimeError as error:  # shapes that differ
             raise ValueError(f"{place}: its weights do not fit its configuration: {error}") from error
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # torch's message advises to open the file without protection
+            raise ValueError(f"{place}: its weights hold more than tensors, and nothing else is opened.") from error
         heads = {name for name in info["unexpected_keys"] if name.split(".")[0] in _OTHER_HEADS}
         missing = {name for name in info["missing_keys"] if name != "masked_spec_embed"}
         for found, what in ((missing, "missing"), (info["unexpected_keys"] - heads, "unknown")):

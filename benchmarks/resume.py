@@ -167,7 +167,8 @@ def main(argv=None):
         for job in (extraction, training):
             print(job.__name__, flush=True)
             fell, wrong, runs = disturb(job, folder, args.kills, draw)
-            print(f"{job.__name__}: {len(fell)} kills in {runs} runs, at {min(fell):.0%} to {max(fell):.0%} of the work;")
+            span = f"{min(fell):.0%} to {max(fell):.0%}"
+            print(f"{job.__name__}: {len(fell)} kills in {runs} runs, at {span} of the work;")
             print("  " + ("; ".join(wrong) or "nothing whole was lost, all results equal the undisturbed run's"))
             failed |= bool(wrong)
     return int(failed)

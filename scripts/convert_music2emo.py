@@ -20,7 +20,7 @@ import torch
 
 from .. import MERFeatureExtractor, MERForAudioClassification
 from .export_hub import export
-from .model_card import make_card
+from .model_card import make_card, public_name
 from .predict import one_line
 
 ENCODER = "m-a-p/MERT-v1-95M"
@@ -40,11 +40,10 @@ NAMES = {
     "model.regression_branch.2.": "valence_arousal_head.3.",
 }
 LOSSES = ("loss_fn_classification", "loss_fn_classification_eval")  # buffers of their module, beside the network
-CARD = """\
-By Kang & Herremans; [their release](https://github.com/AMAAI-Lab/Music2Emotion) says how, and on what terms. Converted
-from `{}` by `mer.scripts.convert_music2emo`; the encoder, which they kept frozen, is taken from `{}`.
-
-"""
+ORIGIN = (
+    "By Kang & Herremans; [their release](https://github.com/AMAAI-Lab/Music2Emotion) says how, and on what terms.\n"
+    "Converted from `{}` by `mer.scripts.convert_music2emo`; the encoder, which they kept frozen, is taken from `{}`."
+)
 
 
 class _Inert:
@@ -165,14 +164,6 @@ def _read_loss(weights, tags):
     return names, (1 / inverse).tolist()
 
 
-def _card(model, checkpoint, encoder):
-    # The card's own words, but for those that hold for new heads. Where a folder lies is nobody's business.
-    encoder = Path(encoder).name if Path(encoder).is_dir() else encoder
-    heading = "## How it was trained\n\n"
-    head, _, rest = make_card(model).partition(heading)
-    return head + heading + CARD.format(checkpoint, encoder) + rest.partition("\n\n")[2]
-
-
 def main(argv=None):
     """Run the command; returns 0, or 1 if something does not fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,8 +181,8 @@ def main(argv=None):
             convert(weights, model)
         except ValueError as error:
             raise ValueError(f"{args.checkpoint}: {error}") from error
-        card = _card(model, args.checkpoint.name, args.encoder)
-        export(model, MERFeatureExtractor.from_encoder(args.encoder), args.out, card)
+        origin = ORIGIN.format(args.checkpoint.name, public_name(args.encoder))
+        export(model, MERFeatureExtractor.from_encoder(args.encoder), args.out, make_card(model, origin=origin))
     except (OSError, ValueError) as error:
         print(f"convert_music2emo: {one_line(error)}", file=sys.stderr)
         return 1

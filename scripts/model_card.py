@@ -6,27 +6,16 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_mer import MERMelConfig
+from ..datasets_loaders import CORPORA
+from .evaluate_mer import TABLES
 
 RECORD_FILE = "training_run.json"
-METRICS = {
-    "pr_auc": "PR-AUC of tags (macro)",
-    "roc_auc": "ROC-AUC of tags (macro)",
-    "ece": "expected calibration error of tags",
-    "valence_r2": "R2 of valence",
-    "arousal_r2": "R2 of arousal",
-    "valence_rmse": "RMSE of valence (1-9)",
-    "arousal_rmse": "RMSE of arousal (1-9)",
-    "valence_ccc": "CCC of valence",
-    "arousal_ccc": "CCC of arousal",
-    "quadrant_accuracy": "quadrant accuracy",
-    "quadrant_f1": "quadrant F1 (macro)",
-}
-TERMS = {
-    "mtg_jamendo": "metadata CC BY-NC-SA 4.0, audio under Creative Commons licences of each track",
-    "deam": "annotations for research, audio under Creative Commons licences of mixed terms",
-    "emomusic": "annotations for research, audio under Creative Commons licences of mixed terms",
-    "pmemo": "annotations for research, audio must not be redistributed",
-}
+PLACEHOLDER = "OWNER/NAME"  # of the repository, until it is known
+
+
+def public_name(place):
+    """A folder's name without where it lies, or a Hub id."""
+    return Path(place).resolve().name if Path(place).exists() else str(place)
 
 
 def read_record(folder):
@@ -35,7 +24,7 @@ def read_record(folder):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def make_card(model, record=None, repo_id="OWNER/NAME"):
+def make_card(model, record=None, repo_id=PLACEHOLDER, origin=None):
     """Text of a model card.
 
     Args:
@@ -43,7 +32,8 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
         record (`dict`, *optional*): what `train_teacher`, `distill` and `finetune` write to `training_run.json`:
             `base`, `corpora` (`{name: {"train": n, "validation": n}}`), `teachers`, `options`, `steps`, `epochs`,
             `metrics` (`{corpus: {metric: value}}`, on the validation splits).
-        repo_id (`str`): the repository, in the examples.
+        repo_id (`str`): the repository, as title and in the examples.
+        origin (`str`, *optional*): how the model came about, of one that has no record.
 
     Returns:
         `str`: Markdown behind YAML that the Hub reads.
@@ -52,13 +42,12 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
     encoder = config.encoder_config
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     metrics = (record or {}).get("metrics", {})
-    name = repo_id.rpartition("/")[2]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="audio-classification",
         license="cc-by-nc-sa-4.0",
         tags=["music", "music-emotion-recognition", "music-tagging", "valence-arousal", "custom_code"],
-        model_name=name if metrics else None,
+        model_name=repo_id if metrics else None,
         eval_results=[
             EvalResult(
                 task_type="audio-classification",
@@ -66,19 +55,19 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
                 dataset_name=corpus,
                 dataset_split="validation",
                 metric_type=metric,
-                metric_name=METRICS[metric],
+                metric_name=TABLES[metric],
                 metric_value=value,
             )
             for corpus, found in metrics.items()
             for metric, value in found.items()
-            if metric in METRICS and value is not None
+            if metric in TABLES and value is not None
         ]
         or None,
     )
     kind = "compact log-mel network" if encoder.model_type == MERMelConfig.model_type else encoder.model_type
     inputs = [text for text, used in (("chords", config.use_chords), ("mode", config.use_mode)) if used]
     lines = [
-        f"# {name}",
+        f"# {repo_id}",
         "",
         "Music emotion recognition: mood tags, and valence and arousal on 1 to 9, of music of any length. A model of",
         "the architecture of [Kang & Herremans (2025)](https://arxiv.org/abs/2502.03979).",
@@ -105,7 +94,7 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
         "",
         "## How it was trained",
         "",
-        *(_training(record) if record else ["Not recorded; heads that were never trained answer at random."]),
+        *(_training(record) if record else [origin or "Not recorded; heads that were never trained answer at random."]),
         "",
         "## How good it is",
         "",
@@ -119,7 +108,7 @@ def make_card(model, record=None, repo_id="OWNER/NAME"):
         "  probabilities.",
         "- madmom's networks for chords and key: CC BY-NC-SA 4.0. A model on MERT inherits MERT's CC BY-NC 4.0. So the",
         "  model is for non-commercial use.",
-        *(f"- {corpus}: {TERMS[corpus]}." for corpus in (record or {}).get("corpora", {}) if corpus in TERMS),
+        *(f"- {name}: {CORPORA[name].license}." for name in (record or {}).get("corpora", {}) if name in CORPORA),
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"))
 
@@ -144,14 +133,14 @@ def _training(record):
 def _metrics(metrics):
     if not metrics:
         return ["Not measured."]
-    names = [name for name in METRICS if any(name in found for found in metrics.values())]
+    names = [name for name in TABLES if any(name in found for found in metrics.values())]
     lines = ["On the validation splits, which chose the checkpoint; tests on other splits are yet to be done.", ""]
     lines += [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
     for name in names:
         values = (found.get(name) for found in metrics.values())
         cells = ("-" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"| {METRICS[name]} | {' | '.join(cells)} |")
+        lines.append(f"| {TABLES[name]} | {' | '.join(cells)} |")
     return lines
 
 
-__all__ = ["RECORD_FILE", "make_card", "read_record"]
+__all__ = ["PLACEHOLDER", "RECORD_FILE", "make_card", "public_name", "read_record"]

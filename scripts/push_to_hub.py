@@ -23,7 +23,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import MERForAudioClassification
 from .export_hub import ROOT
-from .model_card import RECORD_FILE, make_card, read_record
+from .model_card import PLACEHOLDER, RECORD_FILE, make_card, read_record
 from .predict import one_line
 
 NEEDED = ("config.json", "preprocessor_config.json")
@@ -48,8 +48,8 @@ def lay_out(folder, out, repo_id):
     """
     folder, out = Path(folder), Path(out)
     missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if missing or not any(folder.glob("model*.safetensors")):
-        missing += [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
+    missing += [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
+    if missing:
         raise ValueError(f"{folder}: no model to push, {', '.join(missing)} is missing.")
     out.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in (*NEEDED, *OTHERS) if (folder / name).is_file()]
@@ -58,10 +58,12 @@ def lay_out(folder, out, repo_id):
     for file in [*ROOT.glob("*_mer.py"), ROOT / "LICENSE", *files]:  # the folder's own code wins
         if file.is_file():
             shutil.copyfile(file, out / file.name)
-    record = read_record(folder)
-    if record is not None or not (out / "README.md").is_file():
-        card = make_card(MERForAudioClassification.from_pretrained(out), record, repo_id)
-        (out / "README.md").write_text(card, encoding="utf-8")
+    card = out / "README.md"
+    if card.is_file():  # what its author wrote there stays
+        text = card.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
+    else:
+        text = make_card(MERForAudioClassification.from_pretrained(out), read_record(folder), repo_id)
+    card.write_text(text, encoding="utf-8")
     with tempfile.TemporaryDirectory() as elsewhere:
         environment = os.environ | {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-c", TRY, str(out.resolve())]

@@ -27,9 +27,8 @@ from ..training.plots import plot_learning_curves, plot_valence_arousal
 from ..training.trainer import MERTrainer, MERTrainingArguments, labelled_tasks, last_checkpoint
 from .export_hub import export
 from .extract_features import load_model, parse_arguments
-from .model_card import RECORD_FILE, make_card
+from .model_card import RECORD_FILE, make_card, public_name
 from .predict import EMBEDDED_MODEL, one_line
-
 
 # Options that the record of a run and the model card state.
 RECORDED = (
@@ -156,27 +155,20 @@ def train(arguments, training, teachers=None, one_corpus=False):
         processing_class=pipe.feature_extractor,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(training.output_dir))
-    if trainer.is_world_process_zero():
-        plot_learning_curves(trainer.state.log_history, Path(training.output_dir, "learning_curves.png"))
+    history = list(trainer.state.log_history)  # the evaluation below is of the best checkpoint, out of its place
     if splits["validation"]:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-        for corpus, rows in splits["validation"].items():
-            if "valence_arousal" in labelled_tasks(rows):
-                found = trainer.predict(rows)
-                if trainer.is_world_process_zero():
-                    path = Path(training.output_dir, f"valence_arousal_{corpus}.png")
-                    plot_valence_arousal(found.label_ids[1], found.predictions[1], path, f"{corpus}, validation split")
     trainer.save_state()
     if trainer.is_world_process_zero():
         record = {
-            "base": "mer-small" if arguments.model == str(EMBEDDED_MODEL) else Path(arguments.model).name,
+            "base": "mer-small" if arguments.model == str(EMBEDDED_MODEL) else public_name(arguments.model),
             "corpora": {
                 corpus: {split: len(parts[corpus]) for split, parts in splits.items() if corpus in parts}
                 for corpus in splits["train"]
             },
-            "teachers": {corpus: Path(place).name for corpus, place in (teachers or {}).items()},
+            "teachers": {corpus: public_name(place) for corpus, place in (teachers or {}).items()},
             "options": {name: getattr(training, name) for name in RECORDED},
             "steps": trainer.state.best_global_step or trainer.state.global_step,
             "epochs": trainer.state.epoch,
@@ -186,7 +178,21 @@ def train(arguments, training, teachers=None, one_corpus=False):
         Path(training.output_dir, RECORD_FILE).write_text(text, encoding="utf-8")
         export(model.eval(), pipe.feature_extractor, training.output_dir, make_card(model, record))
         print(f"{training.output_dir}: the best model of {trainer.state.global_step} steps")
+    draw(trainer, splits["validation"], history)
     trainer.end()
+
+
+def draw(trainer, validation, history):
+    """Write the pictures of a run into its output folder; every process has to call it."""
+    out = Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero() and any("loss" in log or "eval_score" in log for log in history):
+        plot_learning_curves(history, out / "learning_curves.png")
+    for corpus, rows in validation.items():
+        if "valence_arousal" in labelled_tasks(rows):
+            found = trainer.predict(rows)
+            if trainer.is_world_process_zero():
+                path = out / f"valence_arousal_{corpus}.png"
+                plot_valence_arousal(found.label_ids[1], found.predictions[1], path, f"{corpus}, validation split")
 
 
 def _of_corpus(metrics, corpus):

@@ -1,4 +1,4 @@
-"""Miniature corpora in the layouts of the official archives: values made up here, ids from the committed split lists."""
+"""Miniature corpora in the layouts of the official archives: values made up here, ids from the committed lists."""
 
 import numpy as np
 import soundfile

@@ -47,4 +47,5 @@ def test_the_plain_accelerate_loop_learns(tmp_path, processes, options, precisio
     assert done.returncode == 0, done.stderr
     losses = [float(loss) for loss in re.findall(r"^epoch \d+: loss ([\d.]+)", done.stdout, re.MULTILINE)]
     assert len(losses) == 10 and losses[-1] < 0.7 * losses[0]
-    assert 1 <= load_pipeline(str(tmp_path / "out"))(str(tmp_path / "3.wav"), return_valence_arousal=True)["valence"] <= 9
+    answer = load_pipeline(str(tmp_path / "out"))(str(tmp_path / "3.wav"), return_valence_arousal=True)
+    assert 1 <= answer["valence"] <= 9

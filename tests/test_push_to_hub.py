@@ -133,11 +133,22 @@ def test_the_card_says_what_is_known_and_the_hub_reads_it():
         'model="me/mood", trust_remote_code=True', "| deam | 8 | 4 | teacher-of-deam |", "| mtg_jamendo | 30 | 9 | - |",
         "From mer-small: the checkpoint after 120 optimiser steps of a run of 2 epochs. learning_rate 0.0001, seed 7.",
         "| R2 of valence | 0.432 | - |",
-        "deam: annotations for research", "action 0.25", "layers 1, 2", "chords and mode",
+        "deam: Annotations for research", "action 0.25", "layers 1, 2", "chords and mode",
     ):  # fmt: skip
         assert text in card.content, text
     bare = make_card(tiny())
     assert "Not recorded" in bare and "Not measured" in bare and "none are set" in bare and "model-index" not in bare
+
+
+def test_what_was_written_into_the_card_is_pushed(trained, tmp_path):
+    card = trained / "README.md"
+    card.write_text(make_card(tiny(), RECORD) + "\nRead this first.\n")
+    push_to_hub.lay_out(trained, tmp_path / "out", "me/mood")
+    text = (tmp_path / "out/README.md").read_text()
+    assert text.endswith("Read this first.\n") and "# me/mood" in text and "OWNER" not in text
+    card.unlink()
+    push_to_hub.lay_out(trained, tmp_path / "out2", "me/mood")
+    assert (tmp_path / "out2/README.md").read_text() == make_card(tiny(), RECORD, "me/mood")
 
 
 def test_exports_carry_their_own_card(tmp_path):

@@ -60,7 +60,10 @@ def test_fine_tuning_on_ones_own_music(tmp_path):
     block = re.search(r"```bash\n(python -m mer.scripts.extract.*?)```", TEXT, re.DOTALL)[1]
     printed = run(tmp_path, "bash", "-ec", block)
     assert len(re.findall(r"^my-music.\d.flac$", printed, re.MULTILINE)) == 8
-    assert (folder / "my-model" / "pipeline_mer.py").is_file() and (folder / "my-model" / "model.safetensors").is_file()
+    run(tmp_path, "bash", "-ec", re.search(r"```bash\n(python -m mer.scripts.push.*?)```", TEXT, re.DOTALL)[1])
+    for name in ("my-model", "what-would-be-pushed"):
+        assert (folder / name / "pipeline_mer.py").is_file() and (folder / name / "model.safetensors").is_file()
+    assert "owner/name" in (folder / "what-would-be-pushed/README.md").read_text()
 
 
 def test_card_is_readable_by_the_hub():

@@ -82,7 +82,8 @@ def done(tmp_path_factory):
     write_mert(folder / "mert")
     interpreter = Interpreter(folder / "bin")
     command = [str(ROOT / "scripts/reproduce_paper.sh"), "data", "--encoder", "mert", "--layers", "2 3"]
-    command += ["--work", "work", "--resamples", "20", "--", "--num_train_epochs", "2", "--use_cpu", "True", "--disable_tqdm", "True"]
+    command += ["--work", "work", "--resamples", "20"]
+    command += ["--", "--num_train_epochs", "2", "--use_cpu", "True", "--disable_tqdm", "True"]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     here = os.getcwd()

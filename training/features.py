@@ -87,7 +87,7 @@ def extract_features(rows, model, extractor, out, shard_size=64, accelerator=Non
         accelerator (`accelerate.Accelerator`, *optional*): device and processes; found out by default.
         num_workers (`int`, defaults to 0): processes that decode, resample and recognise harmony beside this one.
         reuse (`str` or `Path`, *optional*): another cache of the same model and extractor, say of the same tracks with
-            other labels or splits. Tracks that are in it under the same `corpus`, `track_id` and `audio` are taken over.
+            other labels or splits. Tracks that it has under the same `corpus`, `track_id` and `audio` are taken over.
 
     Returns:
         [`ExtractionReport`], the same in every process.

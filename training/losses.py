@@ -18,8 +18,8 @@ PRESETS = ("default", "paper")
 def bernoulli_distillation_loss(logits, teacher_logits, temperature=1.0):
     """Mean over clips of KL(teacher || student), the tags being independent Bernoulli, times `temperature**2`.
 
-    The KL of independent tags is the sum of theirs: so it counts in nats of a clip, as the softmax KL does. With the mean
-    in its place, tags hardly weigh beside valence and arousal (tried on the worlds of `benchmarks/distillation.py`).
+    The KL of independent tags is the sum of theirs: so it counts in nats of a clip, as the softmax KL does. With the
+    mean in its place, tags hardly weigh beside valence and arousal (tried in `benchmarks/distillation.py`).
 
     Args:
         logits (`torch.FloatTensor` of shape `(B, tags)`): the student's.

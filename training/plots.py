@@ -91,17 +91,21 @@ def learning_curves(log_history):
     return figure
 
 
+def _corpus_and_part(name):
+    """`"deam_mood_loss"` -> `("deam", "mood_loss")`; `None` for what is no part of the training loss."""
+    # The longest ending first: mood_distillation_loss is no mood_loss.
+    for part in sorted(LOSSES, key=len, reverse=True):
+        if name.endswith(f"_{part}") and not name.startswith("eval_"):
+            return name.removesuffix(f"_{part}"), part
+    return None
+
+
 def _training_lines(curves):
     lines = [("loss of an optimiser step", COLOURS[6], "-", curves.get("loss", {}))]
     corpora = _corpora(curves)
-    for name in sorted(curves):
-        # The longest ending that is a loss: mood_distillation_loss is no mood_loss.
-        for part in sorted(LOSSES, key=len, reverse=True):
-            corpus = name.removesuffix(f"_{part}")
-            if corpus in corpora and name == f"{corpus}_{part}":
-                dash = DASHES[1] if "distillation" in part else DASHES[2]
-                lines.append((f"{corpus}: {LOSSES[part]}", corpora[corpus], dash, curves[name]))
-                break
+    for name, (corpus, part) in sorted((name, found) for name in curves if (found := _corpus_and_part(name))):
+        dash = DASHES[1] if "distillation" in part else DASHES[2]
+        lines.append((f"{corpus}: {LOSSES[part]}", corpora[corpus], dash, curves[name]))
     return lines
 
 
@@ -116,14 +120,9 @@ def _evaluation_lines(curves, kinds):
 
 def _corpora(curves):
     # Corpora and their colours, from the names of what was logged.
-    names = {name.removeprefix("eval_").removesuffix("_loss") for name in curves if name.startswith("eval_")}
-    names = {name for name in names if f"eval_{name}_loss" in curves}
-    for name in curves:
-        for part in sorted(LOSSES, key=len, reverse=True):
-            if not name.startswith("eval_") and name.endswith(f"_{part}"):
-                names.add(name.removesuffix(f"_{part}"))
-                break
-    return {name: COLOURS[number % 6] for number, name in enumerate(sorted(names))}
+    trained = {found[0] for name in curves if (found := _corpus_and_part(name))}
+    evaluated = {name[5:-5] for name in curves if name.startswith("eval_") and name.endswith("_loss")}
+    return {name: COLOURS[number % 6] for number, name in enumerate(sorted(trained | evaluated))}
 
 
 def _mark_best(axes, points):
