@@ -30,8 +30,9 @@ from mer.training.trainer import (
     layer_rates,
     random_run,
 )
+from test_modeling_mer import HUBERT
 from torch.utils.data import DataLoader
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig, HubertModel, TrainerCallback
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 32  # of the tiny model's embeddings: 2 layers of 16
@@ -136,6 +137,28 @@ def test_heads_learn_and_the_encoder_stays(tmp_path):
         assert torch.equal(value, after[name]) == name.startswith("mer.encoder."), name
     losses = [loss for _, loss in history(trainer, "loss")]
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+
+
+class Walks(TrainerCallback):
+    """Lists the encoder's modules that a walk reaches within a step, and breaks off the second step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.reached = [name for name, _ in model.named_modules() if "encoder" in name and "chord" not in name]
+        if state.global_step == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_frozen_encoder_is_out_of_the_way_and_never_lost(tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1)
+    before, walks = weights(trainer.model), Walks()
+    trainer.add_callback(walks)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert walks.reached == []
+    for model in (trainer.model, MERForAudioClassification.from_pretrained(tmp_path / "checkpoint-1")):
+        assert list(weights(model)) == list(before)
+        for name in before:
+            assert "mer.encoder" not in name or torch.equal(before[name], weights(model)[name])
 
 
 def test_an_optimiser_step_of_all_corpora_takes_one_batch_of_each(tmp_path):
@@ -584,8 +607,7 @@ def test_each_layer_of_the_encoder_has_its_learning_rate(caches, tmp_path):
 
 
 def test_layers_of_hubert_are_told_apart():
-    encoder = HubertModel(HubertConfig(**{name: 8 for name in ("hidden_size", "intermediate_size")}, num_hidden_layers=3,
-        num_attention_heads=2, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2))  # fmt: skip
+    encoder = HubertModel(HubertConfig(**HUBERT | {"num_hidden_layers": 3}))
     rates = layer_rates(encoder, 1.0, 0.5)
     assert set(rates) == dict(encoder.named_parameters()).keys()
     for name, rate in rates.items():
@@ -620,9 +642,19 @@ def test_training_the_encoder_needs_audio_and_its_extractor(caches, tmp_path):
         make_trainer(tmp_path, silent, None, model, extractor=extractor, encoder_learning_rate=1e-3)
 
 
+def test_a_run_that_logs_nothing_leaves_its_model(caches, tmp_path):
+    words = ["--features", f"{caches}/jamendo", "--model", f"{caches}/model", "--num_train_epochs", "1"]
+    words += ["--logging_strategy", "no", "--eval_strategy", "no", "--save_strategy", "no", "--use_cpu", "True"]
+    words += ["--load_best_model_at_end", "False", "--output_dir", str(tmp_path)]
+    assert train_teacher.main(words) == 0
+    assert len(load_pipeline(str(tmp_path))(str(caches / "jamendo-0.wav"))) == 56
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_fine_tuning_with_the_encoder_by_command(caches, tmp_path):
     recipe = str(ROOT / "recipes/finetune_encoder.yaml")
-    words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--num_train_epochs", "1", "--use_cpu", "True"]
+    words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--num_train_epochs", "1"]
+    words += ["--use_cpu", "True"]
     assert finetune.main([recipe, *words, "--output_dir", str(tmp_path)]) == 0
     tuned = load_pipeline(str(tmp_path))
     assert len(tuned(str(caches / "deam-0.wav"))) == 56
@@ -632,7 +664,8 @@ def test_fine_tuning_with_the_encoder_by_command(caches, tmp_path):
 
 @pytest.mark.parametrize(("option", "value"), [("use_chords", "chord_encoder"), ("use_mode", None)])
 def test_new_heads_without_chords_or_mode(caches, tmp_path, option, value):
-    words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--num_train_epochs", "1", "--use_cpu", "True"]
+    words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--num_train_epochs", "1"]
+    words += ["--use_cpu", "True"]
     assert train_teacher.main([*words, f"--{option}", "False", "--output_dir", str(tmp_path)]) == 0
     model = MERForAudioClassification.from_pretrained(tmp_path)
     assert not getattr(model.config, option) and model.mer.trunk.in_features == WIDTH + (1 if value else 8)

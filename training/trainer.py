@@ -26,7 +26,7 @@ import torch
 from scipy.special import expit
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_mer import QUADRANTS
@@ -75,6 +75,9 @@ class MERTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave False: the collator needs them."})
     label_names: list[str] | None = field(
         default_factory=lambda: list(LABELS), metadata={"help": "Leave as it is: the labels of MER's batches."}
+    )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Leave False: no buffer changes in training."}
     )
     sampling: str = field(
         default="all_corpora",
@@ -205,6 +208,18 @@ class _TrainCollator:
         return {**self.collator(rows), "corpus": rows[0]["corpus"]}
 
 
+class _EncoderAside(TrainerCallback):
+    # Takes a frozen encoder out of the model during each optimiser step: zero_grad(), train() and the clipping walk over
+    # every module there is, which takes a tenth of the step that the heads need.
+    encoder = None
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.encoder, model.mer.encoder = model.mer.encoder, None
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        model.mer.encoder = self.encoder
+
+
 class MERTrainer(Trainer):
     """Trains a MER model on several corpora, with or without teachers.
 
@@ -215,8 +230,8 @@ class MERTrainer(Trainer):
 
     Without `encoder_learning_rate` the encoder is frozen, and what the cache holds of it is read. With it, audio is
     read from where the rows say it is (chords and mode still from the cache); each layer of the encoder has its own
-    learning rate, and its batch normalisation keeps its statistics. Evaluation gives `eval_<corpus>_*` and the `eval_score` that
-    chooses the best checkpoint.
+    learning rate, and its batch normalisation keeps its statistics. Evaluation gives `eval_<corpus>_*` and the
+    `eval_score` that chooses the best checkpoint.
 
     Args:
         model (`MERForAudioClassification`): the student.
@@ -262,6 +277,8 @@ class MERTrainer(Trainer):
         callbacks = list(kwargs.pop("callbacks", None) or [])
         if args.early_stopping_patience is not None and args.eval_strategy != "no":
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+        if self.extractor is None:
+            callbacks.append(_EncoderAside())
         super().__init__(
             model,
             args,
@@ -280,6 +297,14 @@ class MERTrainer(Trainer):
         self._tasks = {corpus: labelled_tasks(dataset) for corpus, dataset in train_dataset.items()}
         self._heads = {corpus: taught_heads(dataset, corpus in loaded) for corpus, dataset in train_dataset.items()}
         self._parts = {}
+
+    def train(self, *args, **kwargs):
+        """The Trainer's; however it ends, the model is whole."""
+        encoder = self.model.mer.encoder
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.model.mer.encoder = encoder
 
     def get_train_dataloader(self):
         """Loader of batches of one corpus each, dealt out to all processes."""
@@ -302,7 +327,7 @@ class MERTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model=None):
-        """The Trainer's, with a learning rate for each layer of the encoder (Howard & Ruder, 2018, arXiv 1801.06146)."""
+        """The Trainer's, with a learning rate for each layer of the encoder (Howard & Ruder, arXiv 1801.06146)."""
         optimizer = super().create_optimizer(model)
         if self.extractor is not None:
             encoder = self.model.mer.encoder
@@ -386,8 +411,9 @@ class MERTrainer(Trainer):
         metrics, by_corpus = {}, {}
         for corpus, dataset in (self.eval_dataset if eval_dataset is None else eval_dataset).items():
             prefix = f"{metric_key_prefix}_{corpus}"
+            loader = self.get_eval_dataloader(self._heard(dataset))
             found = self.evaluation_loop(
-                self.get_eval_dataloader(self._heard(dataset)), "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
+                loader, "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
             ).metrics
             metrics |= found
             by_corpus[corpus] = {name.removeprefix(f"{prefix}_"): value for name, value in found.items()}
