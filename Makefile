@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SAMPLES = samples/bright.ogg samples/dark.ogg
 
-.PHONY: demo test clean
+.PHONY: demo test test-torchaudio clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/mer predict $(if $(AUDIO),"$(AUDIO)",$(SAMPLES))
@@ -17,5 +17,16 @@ $(VENV)/.installed: requirements.txt setup.py
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# The extra [torchaudio] wants a torch built for CUDA (5.5 GB), in an environment of its own; no GPU is needed.
+test-torchaudio: $(VENV)-torchaudio/.installed
+	$(VENV)-torchaudio/bin/python -m pytest tests/test_torchaudio.py
+
+$(VENV)-torchaudio/.installed: requirements.txt setup.py
+	$(PYTHON) -m venv $(VENV)-torchaudio
+	sed '/^torch==/d' requirements.txt > $(VENV)-torchaudio/requirements.txt
+	$(VENV)-torchaudio/bin/pip install --quiet --requirement $(VENV)-torchaudio/requirements.txt torch==2.14.1 torchaudio
+	$(VENV)-torchaudio/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(VENV)-torchaudio *.egg-info

@@ -12,9 +12,19 @@ import librosa
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModel, HubertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModel,
+    HubertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
 from .configuration_mer import MERConfig, MERMelConfig
@@ -34,6 +44,8 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "r
 
 # Segments that pass through the encoder together: bounds the memory that a long clip takes.
 SEGMENTS_AT_ONCE = 8
+# Frames (20 ms) of a waveform encoder's convolutions that a CPU computes at once.
+TILE_FRAMES = 64
 
 
 @dataclass
@@ -190,6 +202,117 @@ class MERChordEncoder(nn.Module):
         return torch.where(heard, vectors, vectors.detach()) if self.padding_mask else vectors
 
 
+class _TiledConvolutions:
+    """Forward of a waveform encoder's convolutions on a CPU: the same numbers, in tiles of time that fit its cache.
+
+    The first layer's normalisation over time ("group") becomes part of its weights: mean and variance of its output
+    follow from those of its input windows.
+    """
+
+    def forward(self, input_values):
+        if not _plain_inference(input_values):
+            return super().forward(input_values)
+        field, hop = 1, 1
+        for layer in self.conv_layers:
+            field += (layer.conv.kernel_size[0] - 1) * hop
+            hop *= layer.conv.stride[0]
+        frames = (input_values.shape[1] - field) // hop + 1
+        clips = []
+        for clip in input_values[:, None]:
+            head, *layers = self.conv_layers
+            if isinstance(getattr(head, "layer_norm", None), nn.GroupNorm):
+                head = self._with_norm(head, clip[0])
+            tiles = []
+            for first in range(0, frames, TILE_FRAMES):
+                last = min(first + TILE_FRAMES, frames) - 1
+                tile = clip[None, :, first * hop : last * hop + field]
+                for layer in (head, *layers):
+                    tile = layer(tile)
+                tiles.append(tile)
+            clips.append(torch.cat(tiles, dim=-1))
+        return torch.cat(clips)
+
+    @staticmethod
+    def _with_norm(layer, samples):
+        conv, norm = layer.conv, layer.layer_norm
+        weight = conv.weight[:, 0].double()
+        windows = samples.unfold(0, conv.kernel_size[0], conv.stride[0]).double()
+        mean = windows.mean(dim=0)
+        covariance = (windows - mean).T @ (windows - mean) / len(windows)
+        scale = norm.weight / ((weight @ covariance * weight).sum(1) + norm.eps).sqrt()
+        # A bias of the convolution would be taken away with the mean.
+        bias = (norm.bias - weight @ mean * scale).to(samples.dtype)
+        weight = (weight * scale[:, None])[:, None].to(samples.dtype)
+        return lambda tile: layer.activation(nn.functional.conv1d(tile, weight, bias, conv.stride))
+
+
+class _FourierPositions:
+    """Forward of the convolution that tells a waveform encoder positions, on a CPU: the same numbers by way of Fourier.
+
+    Its kernel is so long (128 frames) that blocks of the spectrum (overlap-save) take a third of the time.
+    """
+
+    def forward(self, hidden_states):
+        if getattr(self, "batch_norm", None) is not None or not _plain_inference(hidden_states):
+            return super().forward(hidden_states)
+        weight = self.conv.weight.float()
+        groups, (channels, inputs, kernel) = self.conv.groups, weight.shape
+        size = kernel * 3 // 2
+        hop = size - kernel + 1
+        clips, frames, _ = hidden_states.shape
+        blocks = -(-frames // hop)
+        left = self.conv.padding[0]
+        padded = nn.functional.pad(hidden_states.float().transpose(1, 2), (left, blocks * hop - frames + kernel - left))
+        windows = padded.unfold(-1, size, hop)[:, :, :blocks].reshape(clips, groups, inputs, blocks, size)
+        # To (frequencies, groups, windows, channels): a product of matrices for every frequency and group.
+        spectrum = torch.fft.rfft(windows).permute(4, 1, 0, 3, 2).flatten(2, 3)
+        kernels = torch.fft.rfft(weight, n=size).conj().view(groups, channels // groups, inputs, -1).permute(3, 0, 2, 1)
+        product = (spectrum @ kernels).view(-1, groups, clips, blocks, channels // groups).permute(2, 1, 4, 3, 0)
+        summed = torch.fft.irfft(product, n=size)[..., :hop].reshape(clips, channels, -1)[..., :frames]
+        summed = (summed + self.conv.bias[:, None]).to(hidden_states.dtype)
+        return self.activation(summed).transpose(1, 2)
+
+
+def attend_by_head(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+    """Attention of transformers' interface; on a CPU in bfloat16 head by head, by torch's products of matrices.
+
+    Those are a third faster there than its fused attention, and the scores of one head fit the cache.
+    """
+    quick = query.dtype == torch.bfloat16 and attention_mask is None and _plain_inference(query)
+    if not quick:
+        usual = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return usual(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    clips, heads, frames, size = query.shape
+    heard = query.new_empty(clips, frames, heads, size)
+    query = query * (size**-0.5 if scaling is None else scaling)
+    for clip in range(clips):
+        for head in range(heads):
+            q, k, v = (values[clip, head].contiguous() for values in (query, key, value))
+            heard[clip, :, head] = (q @ k.T).softmax(-1) @ v
+    return heard, None
+
+
+AttentionInterface.register("mer_by_head", attend_by_head)
+AttentionMaskInterface.register("mer_by_head", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def _plain_inference(values):
+    # Without gradients, on a CPU, and not while a graph is recorded, which knows no loops of unknown length.
+    return values.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+
+
+def _quicken(encoder):
+    """Let a waveform encoder of transformers use the faster computations above, where it has what they replace."""
+    modules = [(getattr(encoder, "feature_extractor", None), _TiledConvolutions)]
+    positions = getattr(encoder.encoder, "pos_conv_embed", None)
+    modules += [(positions if hasattr(positions, "conv") else None, _FourierPositions)]
+    if encoder.config._attn_implementation == "sdpa":
+        encoder.set_attn_implementation("mer_by_head")
+    for module, quick in modules:
+        if module is not None:
+            module.__class__ = type(type(module).__name__, (quick, type(module)), {})
+
+
 class MERPreTrainedModel(PreTrainedModel):
     """Weights, loading and saving of MER models."""
 
@@ -260,6 +383,7 @@ class MERModel(MERPreTrainedModel):
             ):
                 # Pre-norm encoders normalise behind their last layer, which is not the last one of the full encoder.
                 self.encoder.encoder.layer_norm = nn.Identity()
+            _quicken(self.encoder)
         self.chord_encoder = MERChordEncoder(config) if config.use_chords else None
         self.dropout = nn.Dropout(config.head_dropout)
         width = config.embedding_size + config.use_chords * config.chord_size + config.use_mode
@@ -277,8 +401,8 @@ class MERModel(MERPreTrainedModel):
     def encode(self, input_values, lengths=None):
         """Run the encoder over the segments of a batch of clips.
 
-        Segments of one length go together, [`SEGMENTS_AT_ONCE`] at a time, and a short one is cut to its real samples:
-        so neither padding nor neighbours can change a result (HuBERT normalises over time, a mask would not do).
+        Segments of one length go together, up to [`SEGMENTS_AT_ONCE`] at a time, and a short one is cut to its real
+        samples: so neither padding nor neighbours can change a result (HuBERT normalises over time, a mask would not do).
 
         Args:
             input_values (`torch.FloatTensor` of shape `(B, S, T)`): segments, zero-padded.
@@ -301,9 +425,11 @@ class MERModel(MERPreTrainedModel):
             if count > 0:
                 groups.setdefault(count, []).append(index)
         order, parts = [], []
+        # A CPU is busy with one segment of a large encoder, and its cache holds no more.
+        together = 1 if flat.device.type == "cpu" and not isinstance(self.encoder, MERMelEncoder) else SEGMENTS_AT_ONCE
         for count, indices in groups.items():
-            for start in range(0, len(indices), SEGMENTS_AT_ONCE):
-                batch = indices[start : start + SEGMENTS_AT_ONCE]
+            for start in range(0, len(indices), together):
+                batch = indices[start : start + together]
                 parts.append(self.encode_segments(flat[batch, :count]))
                 order += batch
         embeddings = torch.zeros(len(flat), self.config.embedding_size, dtype=self.dtype, device=flat.device)

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import torch
 from transformers import AudioClassificationPipeline
 
@@ -35,6 +36,29 @@ class _Harmony:
     def __getstate__(self):
         # A worker process of a DataLoader hands over the result.
         return {"_value": self.result(), "_error": None, "_thread": None}
+
+
+def prepare(source, extractor):
+    """Decode a clip and cut it into segments, and let its harmony be heard in a thread.
+
+    Args:
+        source: whatever [`load_audio`] takes; a waveform alone is at the model's own rate.
+        extractor (`MERFeatureExtractor`): the model's.
+
+    Returns:
+        `dict` of `input_values` (1, S, T) and `lengths` (1, S), arrays, and `harmony`. It may pass between processes.
+    """
+    waveform, sampling_rate = load_audio(source, extractor.sampling_rate)
+    harmony = _Harmony(extractor.recognize_harmony, waveform, sampling_rate)
+    features = extractor.segment([waveform], sampling_rate)
+    return {"input_values": features["input_values"], "lengths": features["lengths"], "harmony": harmony}
+
+
+def as_tensors(prepared):
+    """What [`prepare`] returns, with tensors in place of arrays."""
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in prepared.items()
+    }
 
 
 class MERPipeline(AudioClassificationPipeline):
@@ -103,20 +127,14 @@ class MERPipeline(AudioClassificationPipeline):
         return {}, {}, parameters
 
     def preprocess(self, inputs):
-        extractor = self.feature_extractor
-        waveform, sampling_rate = load_audio(inputs, extractor.sampling_rate)
-        harmony = _Harmony(extractor.recognize_harmony, waveform, sampling_rate)
-        features = extractor.segment([waveform], sampling_rate)
-        return {
-            "input_values": torch.from_numpy(features["input_values"]),
-            "lengths": torch.from_numpy(features["lengths"]),
-            "harmony": harmony,
-        }
+        return as_tensors(prepare(inputs, self.feature_extractor))
 
     def _forward(self, model_inputs):
         lengths, pending = model_inputs["lengths"], model_inputs["harmony"]
         pending = pending if isinstance(pending, list) else [pending]
-        segment_embeddings = self.model.encode(model_inputs["input_values"], lengths)
+        segment_embeddings = model_inputs.get("segment_embeddings")
+        if segment_embeddings is None:
+            segment_embeddings = self.model.encode(model_inputs["input_values"], lengths)
         harmony = self.feature_extractor.encode_harmony([clip.result() for clip in pending])
         output = self.model(
             segment_embeddings=segment_embeddings,

@@ -41,6 +41,7 @@ setup(
     extras_require={
         # Only beside a torch built for CUDA: see README, "Limits and terms".
         "torchaudio": ["torchaudio>=2.9"],
+        "onnx": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"],  # for scripts/export_onnx.py
         "demo": ["gradio>=5"],  # for a web page around the pipeline
         "dev": ["mir_eval>=0.8", "pytest>=8"],
     },

@@ -1,12 +1,20 @@
-"""How fast the embedded model is, and how much memory it takes.
+"""How fast the embedded model is, and how much memory it takes; how much faster MERT is than on the published path.
 
     python benchmarks/speed.py [--seconds 10 30 240 3600] [--repeats 3] [--model DIR_OR_ID]
+    python benchmarks/speed.py --published [ENCODER] [--seconds 240] [--repeats 3]
 
-For every length, a stereo MP3 at 44.1 kHz is made of the sample pieces; a fresh process loads the model, warms up on
-one second, and times each stage alone and then everything together, in which harmony runs beside the encoder. Printed:
-seconds for every stage (median over the repeats, with the range of the total), how many times faster than real time the
-whole is, and the peak of resident memory above that of the warm process, beside what the waveform itself takes (float32
-at 44.1 kHz, and at the encoder's rate).
+Without `--published`, a stereo MP3 at 44.1 kHz of every length is made of the sample pieces; a fresh process loads the
+model, warms up on one second, and times each stage alone and then everything together, in which harmony runs beside the
+encoder. Printed: seconds for every stage (median over the repeats, with the range of the total), how many times faster
+than real time the whole is, and the peak of resident memory above that of the warm process, beside what the waveform
+itself takes (float32 at 44.1 kHz, and at the encoder's rate).
+
+With it, a song goes end to end, from the file to scores, through the same weights in turns: by the published path (the
+networks for audio, chords and key loaded at every call, all layers of the encoder computed, one segment after the other,
+then the harmony) and by MER's pipeline: in float32, in bfloat16, and exported to ONNX with and without integers of 8 bits
+(where `mer[onnx]` is installed). ENCODER is a folder or Hub id in MERT's layout; without one, random weights of
+MERT-v1-95M's sizes take its place, as the heads always are: the time is the same, and the differences of the scores are
+those of this network. Medians and ranges.
 """
 
 import argparse
@@ -77,21 +85,140 @@ def measure(path, model, repeats):
     }
 
 
+def make_encoder(folder):
+    """Write a random encoder of MERT-v1-95M's sizes, as transformers writes it; returns the folder."""
+    import torch
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    torch.manual_seed(0)
+    HubertModel(HubertConfig()).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=24000).save_pretrained(folder)
+    return str(folder)
+
+
+def published_path(song, encoder, folder):
+    """Seconds and scores of a song as the published code makes them, with the heads of the MER model in `folder`."""
+    import librosa
+    import torch
+    from mer import MERFeatureExtractor, MERForAudioClassification
+    from mer.harmony_mer import HarmonyRecognizer
+    from transformers import AutoModel
+
+    heads, extractor = MERForAudioClassification.from_pretrained(folder), MERFeatureExtractor.from_pretrained(folder)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        network = AutoModel.from_pretrained(encoder, config=heads.config.encoder_config)
+        waveform, _ = librosa.load(song, sr=extractor.sampling_rate)
+        segments = extractor.segment([waveform], extractor.sampling_rate)
+        embeddings = []
+        for values, length in zip(segments["input_values"][0], segments["lengths"][0]):
+            states = network(torch.from_numpy(values[None, :length]), output_hidden_states=True).hidden_states
+            embeddings.append(torch.cat([states[layer].mean(1) for layer in heads.config.layers], -1))
+        harmony = HarmonyRecognizer()(*soundfile_mono(song))
+        inputs = {name: torch.from_numpy(value) for name, value in extractor.encode_harmony([harmony]).items()}
+        inputs |= {"segment_embeddings": torch.stack(embeddings, 1), "lengths": torch.from_numpy(segments["lengths"])}
+        output = heads(**inputs)
+    return time.perf_counter() - start, output.logits.sigmoid().numpy(), output.valence_arousal.numpy()
+
+
+def soundfile_mono(song):
+    """A decoded song: the mean of its channels, and its rate."""
+    waveform, rate = soundfile.read(song, dtype="float32", always_2d=True)
+    return waveform.mean(1), rate
+
+
+def compare_paths(encoder, seconds, repeats):
+    """Time one song on all paths, in turns, and print the table."""
+    import copy
+    import importlib.util
+    import multiprocessing
+
+    import torch
+    from mer import MERFeatureExtractor, MERForAudioClassification, load_audio
+    from mer.pipeline_mer import MERPipeline
+    from mer.scripts.export_hub import export
+    from mer.scripts.export_onnx import ONNXModel, export_onnx
+    from mer.scripts.predict import keep_memory
+    from transformers.utils import logging
+
+    class Scores(MERPipeline):
+        def postprocess(self, outputs, **kwargs):
+            return outputs["logits"].float().sigmoid().numpy(), outputs["valence_arousal"].float().numpy()
+
+    def timed(path):
+        start = time.perf_counter()
+        scores = path(song)
+        return time.perf_counter() - start, *scores
+
+    def exported(session):
+        def scores(song):
+            waveform, rate = load_audio(song)
+            logits, rated = session(extractor(waveform, sampling_rate=rate, return_tensors="np"))
+            return 1 / (1 + np.exp(-logits)), rated
+
+        return scores
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    keep_memory()  # as the command line does
+    # A fresh process, as its memory is managed otherwise.
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as other:
+        folder = Path(folder)
+        encoder = encoder or make_encoder(folder / "encoder")
+        song = str(folder / "song.mp3")
+        make_clip(song, seconds)
+        torch.manual_seed(1)
+        model = MERForAudioClassification.from_encoder(encoder)
+        extractor = MERFeatureExtractor.from_encoder(encoder)
+        export(model, extractor, folder / "model")
+        small = MERForAudioClassification.from_pretrained(folder / "model", dtype=torch.bfloat16)
+        pipes = [Scores(model=network, feature_extractor=extractor, device="cpu") for network in (model, small)]
+        paths = {
+            "published path": lambda: other.apply(published_path, (song, encoder, str(folder / "model"))),
+            "MER, float32": lambda: timed(pipes[0]),
+            "MER, bfloat16": lambda: timed(pipes[1]),
+        }
+        if importlib.util.find_spec("onnxscript"):
+            for name, int8 in (("ONNX, float32", False), ("ONNX, int8", True)):
+                export_onnx(copy.deepcopy(model), extractor, folder / name, int8)
+                scores = exported(ONNXModel(folder / name))
+                paths[name] = lambda scores=scores: timed(scores)
+        found = {name: [] for name in paths}
+        for turn in range(repeats + 1):
+            for name, path in paths.items():
+                found[name].append(path())
+    print(f"{seconds:g} s of music, {repeats} runs in turns after one to warm up, {torch.get_num_threads()} threads")
+    print(f"{'':16} {'seconds':>8} {'(range)':>16} {'faster':>8} {'tags':>9} {'valence/arousal':>16}")
+    reference = found["published path"]
+    for name, runs in found.items():
+        times = [run[0] for run in runs[1:]]
+        middle, spread = statistics.median(times), f"({min(times):.1f}-{max(times):.1f})"
+        faster = statistics.median(run[0] for run in reference[1:]) / middle
+        tags, rated = (np.abs(ours - theirs).max() for ours, theirs in zip(runs[-1][1:], reference[-1][1:]))
+        print(f"{name:16} {middle:8.1f} {spread:>16} {faster:6.2f} x {tags:9.1e} {rated:16.1e}")
+    print("tags, valence/arousal: largest difference to the published path's (0 to 1; 1 to 9)")
+
+
 def main(argv=None):
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[10, 30, 240, 3600])
+    parser.add_argument("--seconds", type=float, nargs="+", help="default: 10 30 240 3600; with --published 240")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", default=str(ROOT))
+    parser.add_argument("--published", nargs="?", const="", metavar="ENCODER", help="compare with the published path")
     parser.add_argument("--clip", help=argparse.SUPPRESS)  # the fresh process of one length
     args = parser.parse_args(argv)
+    if args.published is not None:
+        for seconds in args.seconds or [240]:
+            compare_paths(args.published, seconds, args.repeats)
+        return
     if args.clip:
         print(json.dumps(measure(args.clip, args.model, args.repeats)))
         return
     print(f"{'clip':>7} {'decode':>8} {'harmony':>8} {'encoder':>8} {'total':>8} {'(range)':>15} {'real time':>10}", end="")
     print(f" {'memory':>9} {'waveforms':>10}")
     with tempfile.TemporaryDirectory() as folder:
-        for seconds in args.seconds:
+        for seconds in args.seconds or [10, 30, 240, 3600]:
             path = Path(folder) / f"{seconds:g}.mp3"
             make_clip(path, seconds)
             command = [sys.executable, __file__, "--clip", str(path), "--model", args.model]

@@ -30,7 +30,8 @@ from ..training.features import (
 )
 from ..training.metrics import bootstrap_intervals, score_predictions
 from .extract_features import CorpusArguments, load_model, load_rows, make_accelerator, parse_arguments
-from .predict import one_line, open_output
+from .output import open_output
+from .predict import one_line
 
 BATCH_SIZE = 64
 TABLES = {

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from .. import MERFeatureExtractor, MERForAudioClassification
+from ..feature_extraction_mer import RESAMPLERS
 from .model_card import make_card
 from .predict import EMBEDDED_MODEL, one_line
 
@@ -48,14 +49,16 @@ def main(argv=None):
     place.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id; default: the embedded mer-small")
     place.add_argument("--encoder", help="folder or Hub id of a pretrained encoder, to which new heads are put")
     parser.add_argument("--layers", type=int, nargs="+", default=[6, 7], help="layers of the encoder to read")
+    parser.add_argument("--resampler", choices=RESAMPLERS, help="what resamples; default: what does so far, or soxr")
     args = parser.parse_args(argv)
+    options = {} if args.resampler is None else {"resampler": args.resampler}
     try:
         if args.encoder:
             model = MERForAudioClassification.from_encoder(args.encoder, args.layers)
-            extractor = MERFeatureExtractor.from_encoder(args.encoder)
+            extractor = MERFeatureExtractor.from_encoder(args.encoder, **options)
         else:
             model = MERForAudioClassification.from_pretrained(args.model)
-            extractor = MERFeatureExtractor.from_pretrained(args.model)
+            extractor = MERFeatureExtractor.from_pretrained(args.model, **options)
     except (OSError, ValueError) as error:
         print(f"export_hub: {one_line(error)}", file=sys.stderr)
         return 1

@@ -1,28 +1,28 @@
 """``mer predict``: mood tags, valence, arousal, key and chords of files and folders."""
 
-import csv
-import io
-import json
+import ctypes
 import os
 import signal
 import sys
-import textwrap
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
+
+from .output import RESUMABLE, SUFFIXES, WRITERS, RowsOutput, check_output, content_hash, open_output
 
 EXAMPLES = """examples:
   mer predict song.mp3                          a readable answer
   mer predict -r Music -f csv -o moods.csv      a whole library as a table, one column a tag
   mer predict *.flac -f jsonl > moods.jsonl     one JSON record a line
+  mer predict -r Music -f csv -o moods.csv --workers 4 --resume
+                                                a large one: goes on where it was cut, skips what is unchanged
+  accelerate launch --num_processes 2 -m mer.scripts.cli predict -r Music -f csv -o moods.csv
+                                                on several GPUs
 
 Valence and arousal are on a scale from 1 to 9; tag scores are probabilities from 0 to 1.
 Exit codes: 0 all done, 1 some file failed (its row says why), 2 wrong usage."""
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent  # mer-small lies at the package's root
-SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
-BAR = 20
 
 
 def add_arguments(parser):
@@ -33,15 +33,31 @@ def add_arguments(parser):
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE, which appears when complete")
     parser.add_argument("--model", default=EMBEDDED_MODEL, metavar="DIR_OR_ID", help="default: the embedded mer-small")
     parser.add_argument("--top-k", type=int, metavar="N", help="tags shown (default: 5 in a table, else all)")
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="with -o and csv or jsonl: files that FILE or its .part holds already, unchanged, are not done again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that decode and hear chords beside the model"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="segments of 30 s that pass through the model together"
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first file that fails")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
 
 
 def run(args):
     """Run ``mer predict``; returns the exit code."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # under accelerate launch
+    by_row = args.resume or several
     problem = None
     if args.top_k is not None and args.top_k < 1:
         problem = "--top-k must be 1 or more"
+    elif args.workers < 0 or args.batch < 1:
+        problem = "--workers must be 0 or more, and --batch 1 or more"
+    elif by_row and (args.output is None or args.format not in RESUMABLE):
+        problem = f"{'--resume' if args.resume else 'several processes'} need -o FILE and -f {' or '.join(RESUMABLE)}"
     elif args.output is not None:
         problem = check_output(args.output)
     if problem:
@@ -50,46 +66,92 @@ def run(args):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name or a bar that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="replace")
+    state = None
+    if several:
+        from .extract_features import make_accelerator
+
+        state = make_accelerator()
+        args.quiet = args.quiet or not state.is_main_process
     try:
-        pipe = load_pipeline(args.model)
+        pipe = load_pipeline(args.model, None if state is None else state.device)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         print(f"mer predict: cannot load the model {args.model}: {one_line(error)}", file=sys.stderr)
         return 1
     if args.top_k is None and args.format == "table":
         args.top_k = 5
     files = list(find_files(args.paths, args.recursive))
-    done = failed = 0
-    hidden = args.quiet or len(files) < 2
+    tags = list(pipe.model.config.id2label.values())
     try:
-        with open_output(args.output, args.quiet) as output:
-            write = WRITERS[args.format](output, pipe.model.config.id2label.values())
-            bar = tqdm(files, desc="mer predict", unit="file", disable=hidden, file=sys.stderr)
-            try:
-                for path, problem in stoppable(bar):
-                    record = {"path": path, "error": problem} if problem else predict(pipe, path, args.top_k)
-                    write(record)
-                    if record["error"] is None:
-                        done += 1
-                        continue
-                    failed += 1
-                    if not args.quiet and (args.output is not None or args.format != "table"):
-                        tqdm.write(f"mer predict: {record['error']}", file=sys.stderr)
-                    if args.strict:
-                        raise Stopped
-            except (KeyboardInterrupt, Stopped):
-                write(None)  # what is done stays readable
-                raise
-            write(None)
+        if by_row:
+            done, failed = _predict_rows(pipe, files, args, RowsOutput(args.output, args.format, tags), state)
+        else:
+            with open_output(args.output, args.quiet) as output:
+                done, failed = _predict_all(pipe, files, args, WRITERS[args.format](output, tags))
     except Stopped:
-        pass
+        return 1
     except BrokenPipeError:
         raise
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"mer predict: cannot write the output: {one_line(error)}", file=sys.stderr)
         return 1
-    if not hidden:
+    if not args.quiet and len(files) > 1:
         print(f"{done} done, {failed} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _predict_all(pipe, files, args, write, known=0):
+    """Write a record of each file; returns how many were done and how many failed."""
+    done = failed = 0
+    records = predictions(pipe, files, args.top_k, args.workers, args.batch)
+    hidden = args.quiet or known + len(files) < 2
+    bar = tqdm(
+        records, "mer predict", known + len(files), initial=known, unit="file", disable=hidden, file=sys.stderr
+    )  # fmt: skip
+    try:
+        for record in stoppable(bar):
+            write(record)
+            if record["error"] is None:
+                done += 1
+                continue
+            failed += 1
+            if not args.quiet and (args.output is not None or args.format != "table"):
+                tqdm.write(f"mer predict: {record['error']}", file=sys.stderr)
+            if args.strict:
+                raise Stopped
+    except (KeyboardInterrupt, Stopped):
+        write(None)  # what is done stays readable
+        raise
+    write(None)
+    return done, failed
+
+
+def _predict_rows(pipe, files, args, output, state):
+    """As [`_predict_all`], of files whose rows are not there yet, dealt out to the processes."""
+    process, processes = (0, 1) if state is None else (state.process_index, state.num_processes)
+    kept = {}
+    if args.resume:
+        known = output.read()
+        kept = {
+            path: known[path]
+            for path, problem in files
+            if problem is None and path in known and output.still_holds(known[path], model_name(pipe))
+        }
+    if state is not None:
+        state.wait_for_everyone()  # all have read
+    if process == 0:
+        output.begin(kept)
+    if state is not None:
+        state.wait_for_everyone()
+    todo = list(dict.fromkeys(item for item in files if item[0] not in kept))[process::processes]
+    with output.open_part(process, args.quiet) as write:
+        done, failed = _predict_all(pipe, todo, args, write, len(kept))
+    if state is not None:
+        state.wait_for_everyone()
+    if process == 0:
+        rows = output.finish([path for path, _ in files])
+        failed = sum(bool(row["error"]) for row in rows)
+        done = len(rows) - failed
+    return done, failed
 
 
 def stoppable(items):
@@ -124,8 +186,27 @@ def one_line(error):
     return " ".join(lines[0].split()) if lines else type(error).__name__
 
 
-def load_pipeline(model=EMBEDDED_MODEL):
+def keep_memory():
+    """Let freed memory stay with this process, where the C library is glibc; elsewhere do nothing.
+
+    By default every large tensor is memory that the system has cleared page by page: a sixth of the time of a large
+    encoder on a CPU. See mallopt(3).
+    """
+    trim_threshold, mmap_threshold = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def load_pipeline(model=EMBEDDED_MODEL, device=None):
     """The pipeline of a MER model: a folder or a Hub id; by default the embedded ``mer-small``, without any network.
+
+    Args:
+        model (`str` or `Path`): the folder or Hub id.
+        device (`torch.device`, *optional*): where it runs; the first GPU by default, or the CPU.
 
     Raises:
         OSError: there is no such model, or a file of it is missing.
@@ -139,6 +220,7 @@ def load_pipeline(model=EMBEDDED_MODEL):
 
     from .. import MERFeatureExtractor, MERForAudioClassification, MERPipeline
 
+    keep_memory()
     logging.disable_progress_bar()
     if os.path.isdir(model) and not os.path.isfile(os.path.join(model, "config.json")):
         raise FileNotFoundError("the folder holds no config.json.")
@@ -160,7 +242,7 @@ def load_pipeline(model=EMBEDDED_MODEL):
     unfit = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if unfit:
         raise ValueError(f"its weights do not fit its config.json: {unfit[0]} is missing or of another shape.")
-    return MERPipeline(model=network, feature_extractor=MERFeatureExtractor.from_pretrained(model))
+    return MERPipeline(model=network, feature_extractor=MERFeatureExtractor.from_pretrained(model), device=device)
 
 
 def find_files(paths, recursive):
@@ -182,145 +264,113 @@ def find_files(paths, recursive):
             yield path, f"{path}: a folder without audio files ({' '.join(sorted(SUFFIXES))}){hint}."
 
 
-def predict(pipe, path, top_k=None):
-    """One record: `path`, `error` (None or a sentence), then what the pipeline returns and the model's name."""
-    try:
-        answer = pipe(path, top_k=top_k, return_valence_arousal=True)
-    except (OSError, ValueError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        return {"path": path, "error": message if path in message else f"{path}: {message}"}
-    except Exception as error:  # whatever is wrong with this file, the others are still done
-        return {"path": path, "error": f"{path}: {type(error).__name__}: {one_line(error)}"}
-    name = pipe.model.config.name_or_path
-    return {"path": path, "error": None, **answer, "model": "mer-small" if name == str(EMBEDDED_MODEL) else name}
+class _Files:
+    """What the pipeline prepares of each file and the file's hash, or a sentence why there is nothing."""
+
+    def __init__(self, extractor, files):
+        self.extractor, self.files = extractor, files
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        from ..pipeline_mer import prepare
+
+        path, problem = self.files[index]
+        if problem:
+            return problem
+        try:
+            return {"sha256": content_hash(path), **prepare(path, self.extractor)}
+        except (OSError, ValueError) as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+            return message if path in message else f"{path}: {message}"
+        except Exception as error:  # whatever is wrong with this file, the others are still done
+            return f"{path}: {type(error).__name__}: {one_line(error)}"
 
 
-def check_output(path):
-    """What keeps `path` from being written, as a sentence, or `None`."""
-    if path.suffix.lower() in SUFFIXES:
-        return f"{path}: named like music; the output is text"
-    if path.is_dir():
-        return f"{path}: a folder; -o names a file"
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        return f"{path.parent}: no such folder to write to"
-    if not os.access(parent, os.W_OK) and not path.exists():
-        return f"{path.parent}: this folder cannot be written to"
-    return None
+def predictions(pipe, files, top_k=None, workers=0, batch=1):
+    """Yield a record of each file, in order.
 
-
-@contextmanager
-def open_output(path, quiet=False):
-    """Text stream to `path` through a temporary name beside it, or to standard output.
-
-    Left before the end, `path` stays as it was, and what was written stays under the temporary name, which is said.
+    Args:
+        pipe (`MERPipeline`): see [`load_pipeline`].
+        files (`list[tuple[str, str | None]]`): path, and a sentence if it is known that it cannot be done.
+        top_k (`int`, *optional*): tags in a record; all by default.
+        workers (`int`): processes that decode, cut and hear chords; 0: this one does.
+        batch (`int`): segments that pass through the encoder together at least, of as many files as that takes.
     """
-    if path is None:
-        yield sys.stdout
-        return
-    if path.exists() and not path.is_file():  # a device or a pipe: there is nothing to replace
-        with open(path, "w", encoding="utf-8", errors="replace", newline="") as file:
-            yield file
-        return
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(path.name + ".part")
-    complete = False
+    from torch.utils.data import DataLoader
+
+    prepared = DataLoader(
+        _Files(pipe.feature_extractor, files), None, num_workers=workers, collate_fn=_unchanged,
+        worker_init_fn=_ignore_interrupts,
+    )  # fmt: skip
+    group, segments = [], 0
+    for (path, _), inputs in zip(files, prepared):
+        group.append((path, inputs))
+        segments += 0 if isinstance(inputs, str) else inputs["lengths"].shape[1]
+        if segments >= batch or len(group) >= 8 * batch:
+            yield from _predict_group(pipe, group, top_k)
+            group, segments = [], 0
+    yield from _predict_group(pipe, group, top_k)
+
+
+def _unchanged(inputs):
+    # Not as tensors: those pass between processes through shared memory, of which containers have little.
+    return inputs
+
+
+def _ignore_interrupts(worker):
+    # Ctrl-C reaches every process of a terminal; this one ends when the first one does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _predict_group(pipe, group, top_k):
+    import numpy as np
+    import torch
+
+    heard = [inputs for _, inputs in group if not isinstance(inputs, str)]
+    if len(heard) > 1:
+        values, lengths = (
+            torch.from_numpy(np.concatenate([inputs[name][0] for inputs in heard])[None]).to(pipe.device)
+            for name in ("input_values", "lengths")
+        )
+        try:
+            with torch.no_grad():
+                embeddings = pipe.model.encode(values, lengths)[0]
+        except RuntimeError:
+            heard = []  # too much at once; each on its own
+        first = 0
+        for inputs in heard:
+            last = first + inputs["lengths"].shape[1]
+            inputs["segment_embeddings"] = embeddings[None, first:last]
+            first = last
+    for path, inputs in group:
+        yield predict(pipe, path, inputs, top_k)
+
+
+def predict(pipe, path, inputs, top_k=None):
+    """One record: `path`, `sha256`, `error` (None or a sentence), then what the pipeline returns and the model's name.
+
+    `inputs` is what [`prepare`] made of the file, or a sentence why there is nothing.
+    """
+    if isinstance(inputs, str):
+        return {"path": path, "sha256": None, "error": inputs}
+    inputs = dict(inputs)
+    record = {"path": path, "sha256": inputs.pop("sha256"), "error": None}
+    from ..pipeline_mer import as_tensors
+
     try:
-        with open(temporary, "w", encoding="utf-8", errors="replace", newline="") as file:
-            yield file
-        os.replace(temporary, path)
-        complete = True
-    finally:
-        if not complete and not quiet and temporary.is_file():
-            print(f"mer predict: stopped early; what was done is in {temporary}", file=sys.stderr)
+        outputs = pipe.forward(as_tensors(inputs))
+        answer = pipe.postprocess(outputs, top_k=top_k, return_valence_arousal=True)
+    except Exception as error:  # whatever is wrong with this file, the others are still done
+        return record | {"error": f"{path}: {type(error).__name__}: {one_line(error)}"}
+    return {**record, **answer, "model": model_name(pipe)}
 
 
-# A writer is made with the stream and the tags; it is called with every record, and with None at the end.
-
-
-def _table(output, tags):
-    def write(record):
-        if record is not None:
-            output.write(format_record(record) + "\n")
-            output.flush()
-
-    return write
-
-
-def _jsonl(output, tags):
-    def write(record):
-        if record is not None:
-            output.write(json.dumps(record, ensure_ascii=False) + "\n")
-            output.flush()
-
-    return write
-
-
-def _json(output, tags):
-    first = True
-
-    def write(record):
-        nonlocal first
-        if record is None:
-            output.write("[]\n" if first else "\n]\n")
-            output.flush()
-            return
-        output.write("[\n" if first else ",\n")
-        output.write(textwrap.indent(json.dumps(record, ensure_ascii=False, indent=2), "  "))
-        output.flush()
-        first = False
-
-    return write
-
-
-def _csv(output, tags):
-    tags = list(tags)
-    columns = ["path", "error", "valence", "arousal", "scale_low", "scale_high", "key", "chords", "model", *tags]
-    writer = csv.DictWriter(output, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-
-    def write(record):
-        if record is None:
-            return
-        row = {"path": record["path"], "error": record["error"] or ""}
-        if record["error"] is None:
-            row |= {tag["label"]: f"{tag['score']:.4f}" for tag in record["tags"]}
-            row |= {
-                "valence": f"{record['valence']:.3f}",
-                "arousal": f"{record['arousal']:.3f}",
-                "scale_low": f"{record['scale'][0]:g}",
-                "scale_high": f"{record['scale'][1]:g}",
-                "key": record["key"] or "",
-                "chords": " ".join(chord["label"] for chord in record["chords"]),
-                "model": record["model"],
-            }
-        writer.writerow(row)
-        output.flush()
-
-    return write
-
-
-WRITERS = {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv}
-
-
-def format_record(record):
-    """A record as a few readable lines."""
-    lines = io.StringIO()
-    print(record["path"], file=lines)
-    if record["error"] is not None:
-        print(f"  error    {record['error']}", file=lines)
-        return lines.getvalue()
-    low, high = record["scale"]
-    for name, least, most in (("valence", "unpleasant", "pleasant"), ("arousal", "calm", "energetic")):
-        value = record[name]
-        place = round((value - low) / (high - low) * BAR)
-        axis = "".join("●" if i == place else "|" if i == BAR // 2 else "·" for i in range(BAR + 1))
-        print(f"  {name:8} {value:4.1f}   {low:g} {axis} {high:g}   {least} .. {most}", file=lines)
-    for index, tag in enumerate(record["tags"]):
-        bar = "█" * round(tag["score"] * BAR)
-        print(f"  {'tags' if index == 0 else '':8} {tag['score']:4.2f}   {bar:{BAR}} {tag['label']}", file=lines)
-    chords = [chord["label"] for chord in record["chords"] if chord["label"] != "N"]
-    more = " ..." if len(chords) > 8 else ""
-    print(f"  {'key':8} {record['key'] or 'none found'}", file=lines)
-    print(f"  {'chords':8} {'  '.join(chords[:8]) or 'none found'}{more}", file=lines)
-    return lines.getvalue()
+def model_name(pipe):
+    """The folder or Hub id that a model came from, with the commit of a Hub id; `mer-small` for the embedded one."""
+    config = pipe.model.config
+    if config.name_or_path == str(EMBEDDED_MODEL):
+        return "mer-small"
+    commit = getattr(config, "_commit_hash", None)
+    return f"{config.name_or_path}@{commit}" if commit else config.name_or_path

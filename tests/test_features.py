@@ -177,6 +177,22 @@ def test_output_that_is_not_finite_is_reported(tiny_model, deaf, music, tmp_path
     ]
 
 
+def test_tracks_that_go_through_the_encoder_together(tiny_model, extractor, music, tmp_path, monkeypatch):
+    """As on a GPU: the same features but for the last digits, and an unreadable track among them is told apart."""
+    rows = rows_of(music)
+    rows.insert(2, {"track_id": "gone", "audio": str(music / "gone.wav")})
+    alone = extract_features(rows, tiny_model, extractor, tmp_path / "alone")
+    calls, encode = [], tiny_model.encode
+    monkeypatch.setattr(features, "_segments_at_once", lambda device: 8)
+    monkeypatch.setattr(tiny_model, "encode", lambda *inputs: calls.append(1) or encode(*inputs))
+    together = extract_features(rows, tiny_model, extractor, tmp_path / "together")
+    assert together == alone and alone.unreadable[0]["track_id"] == "gone" and len(calls) < alone.tracks
+    for one, other in zip(load_features(tmp_path / "alone"), load_features(tmp_path / "together")):
+        same = {name: value for name, value in one.items() if name != "segment_embeddings"}
+        assert same == {name: other[name] for name in same}
+        np.testing.assert_allclose(one["segment_embeddings"], other["segment_embeddings"], atol=1e-5)
+
+
 def test_worker_processes_change_nothing(tiny_model, extractor, music, tmp_path):
     for workers in (0, 2):
         extract_features(rows_of(music), tiny_model, extractor, tmp_path / str(workers), 2, num_workers=workers)

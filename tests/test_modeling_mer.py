@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mer import MERConfig, MERForAudioClassification, MERMelConfig, MERModel
-from mer.modeling_mer import MERChordEncoder, mood_loss, quadrant_loss, valence_arousal_loss
+from mer.modeling_mer import TILE_FRAMES, MERChordEncoder, attend_by_head, mood_loss, quadrant_loss, valence_arousal_loss
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 from torch import nn
@@ -367,10 +367,60 @@ def test_loading_in_bfloat16_and_with_device_map(model, tmp_path):
     torch.testing.assert_close(run(mapped.eval(), inputs), expected, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("values", [{}, {"conv_bias": True}, {"feat_extract_norm": "layer", "conv_bias": True}])
+def test_convolutions_in_tiles_are_the_same_numbers(values):
+    """At every number of frames around a tile's end, for loud and shifted music, and with gradients (not in tiles)."""
+    model = MERForAudioClassification(hubert_config(**values)).eval()
+    front = model.mer.encoder.feature_extractor
+    for parameter in front.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    usual = HubertModel(model.mer.encoder.config).eval()
+    usual.load_state_dict(model.mer.encoder.state_dict())
+    field, hop = 10 + 7 * 5, 20
+    for frames in (1, 2, TILE_FRAMES - 1, TILE_FRAMES, TILE_FRAMES + 1, 3 * TILE_FRAMES + 5):
+        audio = 3 * torch.randn(2, field + hop * (frames - 1) + 7) + torch.tensor([[0.0], [2.0]])
+        with torch.no_grad():
+            expected = usual.feature_extractor(audio)
+            got = front(audio)
+        assert got.shape == expected.shape and got.shape[2] == frames
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(front(audio).detach(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(8, 2), (9, 4), (128, 1)])
+def test_positions_by_fourier_are_the_same_numbers(kernel, groups):
+    config = hubert_config(num_conv_pos_embeddings=kernel, num_conv_pos_embedding_groups=groups)
+    model = MERForAudioClassification(config).eval()
+    usual = HubertModel(model.mer.encoder.config).eval()
+    usual.load_state_dict(model.mer.encoder.state_dict())
+    for frames in (1, 4, 5, 6, 60, 66, 131, 400):
+        states = torch.randn(2, frames, HUBERT["hidden_size"])
+        with torch.no_grad():
+            expected = usual.encoder.pos_conv_embed(states)
+            got = model.mer.encoder.encoder.pos_conv_embed(states)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_by_head_is_attention():
+    """In bfloat16, where it is used, it stays near to float32; with a mask it is sdpa."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 50, 8).bfloat16()
+    with torch.no_grad():
+        exact = nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float()).transpose(1, 2)
+        ours, _ = attend_by_head(nn.Identity(), q, k, v, None, scaling=8**-0.5)
+        assert ours.dtype == torch.bfloat16 and ours.shape == exact.shape
+        assert (ours - exact).abs().max() < 0.01  # of 0.5; sdpa is off by 0.002
+        mask = torch.rand(2, 1, 50, 50) < 0.5
+        masked = nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2)
+        module = nn.Identity()
+        module.is_causal = False
+        torch.testing.assert_close(attend_by_head(module, q, k, v, mask, scaling=8**-0.5)[0], masked)
+
+
 def test_sdpa_equals_eager():
     torch.manual_seed(0)
     model = MERForAudioClassification(hubert_config()).eval()
-    assert model.mer.encoder.config._attn_implementation == "sdpa"
+    assert model.mer.encoder.config._attn_implementation == "mer_by_head"  # sdpa, but for bfloat16 on a CPU
     eager = MERForAudioClassification._from_config(model.config, attn_implementation="eager").eval()
     assert eager.mer.encoder.config._attn_implementation == "eager"
     eager.load_state_dict(model.state_dict())

@@ -1,6 +1,7 @@
 """The command `mer predict`: formats, folders, exit codes, and what is left when a run stops early."""
 
 import csv
+import hashlib
 import http.server
 import io
 import json
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERMelConfig, MERPipeline
+from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERMelConfig, MERPipeline, pipeline_mer
 from mer.configuration_mer import MOOD_TAGS
 from mer.scripts import cli, predict
 from mer.scripts.export_hub import export
@@ -88,8 +89,9 @@ def test_json_is_what_the_pipeline_answers(mer, model, library):
         feature_extractor=MERFeatureExtractor.from_pretrained(model),
     )
     answer = pipe(str(library / "b.wav"), return_valence_arousal=True)
-    assert {name: record.pop(name) for name in ("path", "error", "model")} == {
+    assert {name: record.pop(name) for name in ("path", "sha256", "error", "model")} == {
         "path": str(library / "b.wav"),
+        "sha256": hashlib.sha256((library / "b.wav").read_bytes()).hexdigest(),
         "error": None,
         "model": model,
     }
@@ -127,7 +129,8 @@ def test_formats_agree(mer, library):
 
 def test_csv_columns_are_the_same_whatever_happens(mer, library):
     """One column a tag in the model's order, for full, shortened and error rows alike."""
-    expected = ["path", "error", "valence", "arousal", "scale_low", "scale_high", "key", "chords", "model", *MOOD_TAGS]
+    known = ["path", "sha256", "error", "valence", "arousal", "scale_low", "scale_high", "key", "chords", "model"]
+    expected = [*known, *MOOD_TAGS]
     full = mer("-f", "csv", library / "b.wav")[1]
     short = mer("-f", "csv", "--top-k", 3, library / "b.wav", library / "missing.wav")[1]
     for table in (full, short):
@@ -211,18 +214,27 @@ def test_error_rows_in_every_format(mer, library):
 
 def test_error_of_one_kind_nobody_thought_of(mer, library, monkeypatch):
     """Whatever a file does to the pipeline, the others are done."""
-    answer = MERPipeline.__call__
+    original = {module: getattr(module, name) for module, name in ((pipeline_mer, "prepare"), (MERPipeline, "postprocess"))}
 
-    def call(self, path, **kwargs):
+    def prepare(path, extractor):
         if path.endswith("A.flac"):
             raise KeyError("surprise\nsecond line")
-        return answer(self, path, **kwargs)
+        return original[pipeline_mer](path, extractor)
 
-    monkeypatch.setattr(MERPipeline, "__call__", call)
-    code, out, _ = mer("-f", "json", library)
-    broken, music = json.loads(out)
-    assert code == 1 and music["error"] is None
-    assert "A.flac" in broken["error"] and "KeyError" in broken["error"] and "\n" not in broken["error"]
+    def postprocess(self, outputs, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError("surprise\nsecond line")
+        return original[MERPipeline](self, outputs, **kwargs)
+
+    for place, name, spoilt in ((pipeline_mer, "prepare", prepare), (MERPipeline, "postprocess", postprocess)):
+        calls = []
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, spoilt)
+            code, out, _ = mer("-f", "json", library / "b.wav", library / "A.flac", library / "b.wav")
+        music, broken, more = json.loads(out)
+        assert code == 1 and music["error"] is None and more["error"] is None
+        assert "A.flac" in broken["error"] and "KeyError" in broken["error"] and "\n" not in broken["error"]
 
 
 def test_output_appears_when_complete(mer, library, tmp_path, monkeypatch):
@@ -257,10 +269,10 @@ def test_a_run_that_dies_leaves_the_old_output(mer, library, tmp_path, monkeypat
     target.write_text("old")
     original = predict.predict
 
-    def die(pipe, path, top_k):
+    def die(pipe, path, *rest):
         if path.endswith("b.wav"):
             raise fault
-        return original(pipe, path, top_k)
+        return original(pipe, path, *rest)
 
     monkeypatch.setattr(predict, "predict", die)
     arguments = ("-f", "json", "-o", target, library / "A.flac", library / "b.wav", library / "A.flac")
@@ -280,14 +292,132 @@ def test_a_run_that_dies_leaves_the_old_output(mer, library, tmp_path, monkeypat
 def test_interrupted_json_on_the_screen_still_parses(mer, library, monkeypatch):
     original = predict.predict
 
-    def die(pipe, path, top_k):
+    def die(pipe, path, *rest):
         if path.endswith("b.wav"):
             raise KeyboardInterrupt
-        return original(pipe, path, top_k)
+        return original(pipe, path, *rest)
 
     monkeypatch.setattr(predict, "predict", die)
     code, out, _ = mer("-f", "json", library)
     assert code == 130 and names(json.loads(out), library) == ["A.flac"]
+
+
+def close(record):
+    """A record with its numbers rounded: sums in another order differ in the last digit."""
+    scores = sorted((tag["label"], round(tag["score"], 4)) for tag in record.get("tags", ()))
+    return record | {"tags": scores} | {k: round(record[k], 4) for k in ("valence", "arousal") if k in record}
+
+
+@pytest.mark.parametrize("options", [("--workers", 2), ("--batch", 3), ("--workers", 1, "--batch", 50)])
+def test_workers_and_batches_change_no_answer(mer, library, tmp_path, options):
+    write_music(tmp_path / "long.wav", 200, seconds=61)
+    arguments = ("-r", "-f", "jsonl", library, tmp_path, library / "missing.wav", library / "b.wav")
+    alone, together = (mer(*arguments, *more) for more in ((), options))
+    records, same = ([close(json.loads(line)) for line in out.splitlines()] for _, out, _ in (alone, together))
+    assert same == records and len(records) == 7 and (alone[0], together[0]) == (1, 1)
+
+
+def test_a_batch_that_is_too_much_goes_one_by_one(mer, library, monkeypatch):
+    encode = MERForAudioClassification.encode
+
+    def small(self, input_values, lengths):
+        if input_values.shape[1] > 1:
+            raise RuntimeError("out of memory")
+        return encode(self, input_values, lengths)
+
+    expected = mer("-r", "-f", "jsonl", library)[1]
+    monkeypatch.setattr(MERForAudioClassification, "encode", small)
+    assert mer("-r", "-f", "jsonl", "--batch", 9, library)[1] == expected
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Names of the files that are heard by a model from now on."""
+    found, original = [], pipeline_mer.prepare
+    monkeypatch.setattr(
+        pipeline_mer, "prepare", lambda path, extractor: found.append(Path(path).name) or original(path, extractor)
+    )
+    return found
+
+
+@pytest.mark.parametrize("fmt", ["csv", "jsonl"])
+def test_resuming_does_what_is_new_or_changed(mer, tmp_path, heard, fmt):
+    """By path and content; what failed is tried again; the result is that of a run from the start."""
+    music, target = tmp_path / "music", tmp_path / "moods"
+    for number, name in enumerate(("c", "b", "a")):
+        write_music(music / f"{name}.wav", 200 + 30 * number)
+    (music / "d.wav").write_text("no music")
+    (music / "q,\u2028\"uote.wav").write_bytes((music / "a.wav").read_bytes())
+    arguments = ("-f", fmt, "-o", target, "--resume", music)
+    assert mer(*arguments)[0] == 1 and len(heard) == 5
+    heard.clear()
+    assert mer(*arguments)[0] == 1 and heard == ["d.wav"]
+    write_music(music / "b.wav", 300)
+    write_music(music / "d.wav", 310)
+    write_music(music / "aa.wav", 320)
+    heard.clear()
+    assert mer(*arguments)[0] == 0 and heard == ["aa.wav", "b.wav", "d.wav"]
+    assert target.read_text(encoding="utf-8") == mer("-f", fmt, music)[1]
+    assert sorted(os.listdir(tmp_path)) == ["moods", "music"]
+
+
+def test_resuming_after_another_model_starts_anew(mer, model, library, tmp_path, heard):
+    other = shutil.copytree(model, tmp_path / "other")
+    for place, count in ((model, 2), (other, 2), (other, 0)):
+        heard.clear()
+        assert mer("-f", "csv", "-o", tmp_path / "x", "--resume", library, model=place)[0] == 0
+        assert len(heard) == count
+
+
+@pytest.mark.parametrize("fmt", ["csv", "jsonl"])
+def test_an_interrupted_run_is_resumed(mer, library, tmp_path, monkeypatch, heard, fmt):
+    """Stopped by hand or killed in the middle of a row: whole rows of all processes' parts are used."""
+    target, original = tmp_path / "moods", predict.predict
+
+    def die(pipe, path, *rest):
+        if path.endswith("broken.mp3"):
+            raise KeyboardInterrupt
+        return original(pipe, path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "predict", die)
+        code, _, err = mer("-r", "-f", fmt, "-o", target, "--resume", library)
+    assert code == 130 and "--resume goes on with" in err and not target.exists()
+    part = tmp_path / "moods.part"
+    lines = part.read_text().splitlines(keepends=True)  # A.flac, b.wav
+    part.write_text("".join(lines[:-1]))
+    header = lines[:1] if fmt == "csv" else []
+    (tmp_path / "moods.part1").write_text("".join([*header, lines[-1], lines[-2][:30]]))
+    heard.clear()
+    assert mer("-r", "-f", fmt, "-o", target, "--resume", library)[0] == 1
+    assert heard == ["broken.mp3", "ü c.ogg"]
+    assert target.read_text(encoding="utf-8") == mer("-r", "-f", fmt, library)[1]
+    assert os.listdir(tmp_path) == ["moods"]
+
+
+def test_resuming_with_something_else(mer, library, tmp_path):
+    for fmt, text in (("csv", "name,mood\nx,sad\n"), ("jsonl", '{"name": 1}\n'), ("jsonl", "hello\n")):
+        (tmp_path / "x").write_text(text)
+        code, _, err = mer("-f", fmt, "-o", tmp_path / "x", "--resume", library)
+        assert code == 1 and "name another file" in err and len(err.splitlines()) == 1
+        assert (tmp_path / "x").read_text() == text and os.listdir(tmp_path) == ["x"]
+    for arguments in (("-f", "csv"), ("-o", tmp_path / "y"), ("-f", "json", "-o", tmp_path / "y")):
+        code, _, err = mer(*arguments, "--resume", library)
+        assert code == 2 and "--resume need" in err
+
+
+def test_several_processes_share_the_files(mer, model, library, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--multi_gpu"]
+    command += ["-m", "mer.scripts.cli", "predict", "-r", "-f", "csv", "-o", str(tmp_path / "x.csv"), str(library)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, "--model", model], env=environment, timeout=170, capture_output=True, text=True)
+    assert done.returncode == 1 and "3 done, 1 failed" in done.stderr  # broken.mp3
+    rows, alone = (
+        [{k: v if k != "model" else "" for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
+        for text in ((tmp_path / "x.csv").read_text(), mer("-r", "-f", "csv", library)[1])
+    )
+    assert rows == alone and os.listdir(tmp_path) == ["x.csv"]
 
 
 def test_strict_stops_at_the_first_failure(mer, library, tmp_path):

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..configuration_mer import MOOD_TAGS, QUADRANTS
 from ..feature_extraction_mer import load_audio
+from ..modeling_mer import SEGMENTS_AT_ONCE
 
 FINGERPRINT_FILE = "features.json"
 UNREADABLE_FILE = "unreadable.jsonl"
@@ -131,18 +132,17 @@ def extract_features(rows, model, extractor, out, shard_size=64, accelerator=Non
     with bar:
         for shard, missing in todo.items():
             table = []
-            for index, inputs in zip(missing, prepared):
-                row = rows[index]
-                if inputs is None:
-                    computed, error = stored[known[_key(row)]], None
-                else:
-                    computed, error = (None, inputs) if isinstance(inputs, str) else _encode(model, inputs)
-                if error is None:
-                    table.append(dict.fromkeys(LABELS) | row | {"row_index": index} | computed)
-                else:
-                    about = {name: row.get(name) for name in ("track_id", "corpus", "audio")}
-                    unreadable.append({"row": index, **about, "error": error})
-                bar.update()
+            for batch, group in _groups(missing, prepared, _segments_at_once(model.device)):
+                for index, inputs, computed in zip(batch, group, _encode(model, group)):
+                    row = rows[index]
+                    if inputs is None:
+                        computed = stored[known[_key(row)]]
+                    if isinstance(computed, str):
+                        about = {name: row.get(name) for name in ("track_id", "corpus", "audio")}
+                        unreadable.append({"row": index, **about, "error": computed})
+                    else:
+                        table.append(dict.fromkeys(LABELS) | row | {"row_index": index} | computed)
+                bar.update(len(batch))
             _add_to_shard(_shard_path(out, shard), table, features)
     unreadable = sorted(gather_object(unreadable), key=lambda entry: entry["row"])
     if state.is_main_process:
@@ -317,22 +317,49 @@ def _unchanged(inputs):
     return inputs
 
 
+def _segments_at_once(device):
+    # A CPU gains nothing by more, and so its results do not depend on the neighbours by a bit.
+    return 1 if device.type == "cpu" else SEGMENTS_AT_ONCE
+
+
+def _groups(indices, prepared, wanted):
+    """Tracks that have the wanted number of segments together, and the rest: lists of indices and of inputs."""
+    group, segments = [], 0
+    for index in indices:
+        inputs = next(prepared)
+        group.append(inputs)
+        segments += inputs["lengths"].shape[1] if isinstance(inputs, dict) else 0
+        if segments >= wanted or index == indices[-1]:
+            yield indices[: len(group)], group
+            indices, group, segments = indices[len(group) :], [], 0
+
+
 @torch.no_grad()
-def _encode(model, inputs):
-    """Computed columns of one track from the extractor's output, and `None` or what is wrong with them."""
-    lengths = torch.from_numpy(inputs["lengths"])
-    values = torch.from_numpy(inputs["input_values"]).to(model.device)
-    embeddings = model.encode(values, lengths)[0].float().cpu()
-    if not embeddings.isfinite().all():
-        return None, "the encoder's output is not finite."
-    computed = {
-        "segment_embeddings": embeddings.tolist(),
-        "lengths": lengths[0].tolist(),
-        "chord_root_ids": inputs["chord_root_ids"][0].tolist(),
-        "chord_quality_ids": inputs["chord_quality_ids"][0].tolist(),
-        "mode_id": int(inputs["mode_ids"][0]),
-    }
-    return computed, None
+def _encode(model, group):
+    """Computed columns of tracks from the extractor's output, or what is wrong; what is no such output is given back."""
+    results = list(group)
+    heard = [place for place, inputs in enumerate(group) if isinstance(inputs, dict)]
+    if not heard:
+        return results
+    # Segments of all tracks as of one: nothing is padded.
+    values, lengths = (
+        torch.from_numpy(np.concatenate([group[place][name][0] for place in heard])[None])
+        for name in ("input_values", "lengths")
+    )
+    embeddings = model.encode(values.to(model.device), lengths)[0].float().cpu()
+    for place in heard:
+        inputs, count = group[place], group[place]["lengths"].shape[1]
+        own, embeddings = embeddings[:count], embeddings[count:]
+        results[place] = "the encoder's output is not finite."
+        if own.isfinite().all():
+            results[place] = {
+                "segment_embeddings": own.tolist(),
+                "lengths": inputs["lengths"][0].tolist(),
+                "chord_root_ids": inputs["chord_root_ids"][0].tolist(),
+                "chord_quality_ids": inputs["chord_quality_ids"][0].tolist(),
+                "mode_id": int(inputs["mode_ids"][0]),
+            }
+    return results
 
 
 def _as_dataset(rows):

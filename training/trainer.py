@@ -32,6 +32,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..configuration_mer import QUADRANTS
 from ..feature_extraction_mer import load_audio
 from ..modeling_mer import MERForAudioClassification
+from .augmentation import WaveformAugmentation
 from .features import FeatureCollator
 from .losses import (
     PRESETS,
@@ -96,6 +97,10 @@ class MERTrainingArguments(TrainingArguments):
     encoder_layer_decay: float = field(
         default=0.9, metadata={"help": "Learning rate of each layer of the encoder, as a share of the one above it."}
     )
+    augment_audio: bool = field(
+        default=False,
+        metadata={"help": "Train the encoder on audio with random gain, pitch and gaps; needs the extra torchaudio."},
+    )
     distillation: str = field(
         default="default",
         metadata={"help": "Loss to the teacher: right for the heads, or as published.", "choices": list(PRESETS)},
@@ -121,6 +126,8 @@ class MERTrainingArguments(TrainingArguments):
             raise ValueError(f"distillation_alpha must lie from 0 to 1, not at {self.distillation_alpha}.")
         if self.max_segments is not None and self.max_segments < 1:
             raise ValueError(f"max_segments must be 1 or more, not {self.max_segments}.")
+        if self.augment_audio and self.encoder_learning_rate is None:
+            raise ValueError("augment_audio needs encoder_learning_rate: a frozen encoder's features are cached.")
         if self.encoder_learning_rate is not None and self.encoder_learning_rate <= 0:
             raise ValueError(f"encoder_learning_rate must be above 0, not {self.encoder_learning_rate}.")
         if not 0 < self.encoder_layer_decay <= 1:
@@ -279,6 +286,7 @@ class MERTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         if self.extractor is None:
             callbacks.append(_EncoderAside())
+        self.augmentation = WaveformAugmentation(self.extractor.sampling_rate) if args.augment_audio else None
         super().__init__(
             model,
             args,
@@ -351,6 +359,8 @@ class MERTrainer(Trainer):
             for module in self.model.mer.encoder.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()  # statistics of a few clips would take the place of a corpus's
+        if corpus is not None and self.augmentation is not None:
+            inputs["input_values"] = self.augmentation(inputs["input_values"], inputs["lengths"])
         stored = {column: inputs.pop(column, None) for column in TEACHER_COLUMNS}
         output = model(**inputs)
         loss = output.loss
