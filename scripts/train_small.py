@@ -6,6 +6,9 @@ Needs the 4Q clips (``panda4q``), the teacher tables (``teachers``) and, under G
 the table of game music names (``dpkg -x PACKAGE GAME/PACKAGE``). Two steps, each of which resumes where it was cut:
 log-mel frames and harmony of every track into WORK, then training, a checkpoint after every epoch. The validation
 split is only looked at; the last epoch is what is kept.
+
+`--fold`, `--without`, `--size` and `--paper` are for `benchmarks/small.py`: cross-validation by artist, and what each
+part is worth.
 """
 
 import argparse
@@ -18,17 +21,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from tqdm import tqdm
 
-from ..configuration_mer import MERConfig, QUADRANTS
+from ..configuration_mer import QUADRANTS, MERConfig, MERMelConfig
 from ..feature_extraction_mer import MERAudioError, MERFeatureExtractor, load_audio
 from ..harmony_mer import Chord, Harmony, Key
 from ..modeling_mer import MERForAudioClassification, mood_loss, quadrant_loss
+from ..training.losses import mood_distillation_loss, valence_arousal_distillation_loss
 from .export_hub import export
 
 CROP = 500  # frames; 10 s
 FLOOR = float(np.log(1e-2))  # log-mel of nothing
+FOLDS = 5
+# Width of the stem's stages, of the blocks, inside a block, and how many there are.
+SIZES = {
+    "small": ((16, 32, 64), 160, 320, 3),
+    "medium": ((24, 48, 96), 256, 512, 4),
+    "large": ((32, 64, 128), 384, 768, 6),
+}
+PARTS = ("embedding", "tags", "va", "words", "four")  # of the loss that can be left out; the signs of V and A stay
+INPUTS = ("game", "chords", "mode", "augmentation")  # what else can
 
 
 def extract(paths, work, extractor, encoder):
@@ -85,6 +100,7 @@ def read_data(data, game):
                     "track": track,
                     "path": game / track if label is None else data / "panda4q" / "audio" / f"{track}.opus",
                     "start": float(columns["start"][index]),
+                    "artist": None if label is None else label["artist"] or track,
                     "quadrant": -100 if label is None else QUADRANTS.index(label["quadrant"]),
                     # Three clips name neither artist nor split: nothing ties them to the validation split.
                     "split": "train" if label is None else label["split"] or "train",
@@ -97,6 +113,19 @@ def read_data(data, game):
     return rows
 
 
+def assign_fold(rows, fold):
+    """Rows with the clips of one of `FOLDS` folds as validation split and all others as training split.
+
+    The folds are of whole artists, and alike in quadrants; they are the same whatever the seed of a training.
+    """
+    heard = [row for row in rows if row["quadrant"] >= 0]
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    quadrants, artists = ([row[name] for row in heard] for name in ("quadrant", "artist"))
+    _, held_out = list(folds.split(heard, quadrants, artists))[fold]
+    validation = {heard[index]["artist"] for index in held_out}
+    return [row | {"split": "validation" if row["artist"] in validation else "train"} for row in rows]
+
+
 def _words(label):
     return [word.strip() for column in ("moods", "genres") for word in label[column].split(";") if word.strip()]
 
@@ -104,8 +133,8 @@ def _words(label):
 class Segments(torch.utils.data.Dataset):
     """Segments as tensors: random 10 s crops with augmentation for training, else whole."""
 
-    def __init__(self, rows, work, extractor, train, seed=0):
-        self.rows, self.train, self.seed, self.epoch = [], train, seed, 0
+    def __init__(self, rows, work, extractor, train, seed=0, spoil=True):
+        self.rows, self.train, self.seed, self.spoil, self.epoch = [], train, seed, spoil, 0
         cache = {}
         for row in rows:
             mel_file, harmony_file = _files(work, row["track"])
@@ -135,8 +164,9 @@ class Segments(torch.utils.data.Dataset):
         chords[:, : found.shape[1]] = found
         if self.train:
             random = np.random.default_rng((self.seed, self.epoch, index))
-            mel = augment(mel, random)
-            if random.random() < 0.3:
+            mel = crop(mel, random)
+            mel = augment(mel, random) if self.spoil else mel
+            if self.spoil and random.random() < 0.3:
                 chords[2] = 0
         return {
             "mel": mel,
@@ -150,12 +180,16 @@ class Segments(torch.utils.data.Dataset):
         }
 
 
-def augment(mel, random):
-    """Random crop of log-mel (bands, frames), with the gain, tilt, noise, band limit and gaps of real recordings."""
+def crop(mel, random):
+    """Random crop of log-mel (bands, frames) to `CROP` frames."""
     if mel.shape[1] < CROP:
         mel = nn.functional.pad(mel, (0, CROP - mel.shape[1]), value=FLOOR)
     start = random.integers(mel.shape[1] - CROP + 1)
-    mel = mel[:, start : start + CROP].clone()
+    return mel[:, start : start + CROP].clone()
+
+
+def augment(mel, random):
+    """Log-mel (bands, `CROP`) with the gain, tilt, noise, band limit and gaps of real recordings."""
     bands = len(mel)
     place = torch.linspace(-1, 1, bands).unsqueeze(1)
     mel += random.normal(0, 0.7) + random.normal(0, 0.5) * place
@@ -201,8 +235,8 @@ class Student(nn.Module):
         return output, *aside
 
 
-def losses(student, batch, statistics):
-    """The parts of the training loss of one batch."""
+def losses(student, batch, statistics, paper=False):
+    """The parts of the training loss of one batch; with `paper`, teachers are heard by the published losses."""
     output, embedding, quadrants, words = student(batch)
     soft = batch["mood"].clamp(1e-5, 1 - 1e-5)
     known = batch["quadrant"] >= 0
@@ -219,6 +253,10 @@ def losses(student, batch, statistics):
         "signs": quadrant_loss(output.valence_arousal, batch["quadrant"]),
         "words": 2 * mood_loss(words, batch["words"]),
     }  # fmt: skip
+    if paper:
+        parts["tags"] = mood_distillation_loss(output.logits, soft.logit(), "paper")
+        parts["va"] = valence_arousal_distillation_loss(output.valence_arousal, batch["va"], "paper")
+        del parts["tag_logits"]
     if known.any():
         parts["four"] = 0.5 * nn.functional.cross_entropy(
             quadrants[known], batch["quadrant"][known], label_smoothing=0.1
@@ -241,18 +279,22 @@ def validate(student, dataset):
     right = positive == np.stack((np.isin(quadrant, (0, 3)), np.isin(quadrant, (0, 1))), 1)
     teacher = np.stack([row["mood"] for row in dataset.rows])
     correlation = [spearmanr(torch.stack(tags)[:, tag], teacher[:, tag])[0] for tag in range(teacher.shape[1])]
+    signs = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
     return {
+        "clips": len(quadrant),
         "quadrant": right.all(1).mean(),
+        "f1": f1_score(quadrant, signs, average="macro", zero_division=0),
         "valence": right[:, 0].mean(),
         "arousal": right[:, 1].mean(),
         "spearman": np.mean(correlation),
     }
 
 
-def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate, seed, log):
-    """Train with a checkpoint after every epoch; returns the student."""
+def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate, seed, log, without=(), paper=False):
+    """Train with a checkpoint after every epoch, less the parts `without`; returns the student."""
     torch.manual_seed(seed)
-    dataset = Segments([row for row in rows if row["split"] == "train"], work / "features", extractor, True, seed)
+    heard = [row for row in rows if row["split"] == "train" and ("game" not in without or row["quadrant"] >= 0)]
+    dataset = Segments(heard, work / "features", extractor, True, seed, "augmentation" not in without)
     held_out = Segments([row for row in rows if row["split"] == "validation"], work / "features", extractor, False)
     embedding = np.stack([row["embedding"] for row in dataset.rows])
     mood = torch.from_numpy(np.stack([row["mood"] for row in dataset.rows])).clamp(1e-5, 1 - 1e-5)
@@ -287,7 +329,8 @@ def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate
         loader = torch.utils.data.DataLoader(dataset, batch_size, sampler=shuffled.tolist())
         sums = {}
         for batch in tqdm(loader, desc=f"{name} epoch {epoch + 1}/{epochs}", unit="step", mininterval=5):
-            parts = losses(student, mix(batch), statistics)
+            parts = losses(student, batch if "augmentation" in without else mix(batch), statistics, paper)
+            parts = {part: value for part, value in parts.items() if part.replace("tag_logits", "tags") not in without}
             optimizer.zero_grad()
             sum(parts.values()).backward()
             nn.utils.clip_grad_norm_(student.parameters(), 5.0)
@@ -321,8 +364,8 @@ def mix(batch, strength=0.3, share=0.5):
     return mixed
 
 
-def main(argv=None):
-    """Command line; see the module's docstring."""
+def parse_arguments(argv=None):
+    """The arguments of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with panda4q and teachers")
     parser.add_argument("--game", type=Path, required=True, help="folder with the unpacked game music packages")
@@ -334,11 +377,31 @@ def main(argv=None):
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--features-only", action="store_true", help="stop before training")
-    args = parser.parse_args(argv)
+    parser.add_argument("--fold", type=int, choices=range(FOLDS), help="hold out this fold of artists")
+    parser.add_argument("--without", nargs="+", default=(), choices=[*PARTS, *INPUTS], help="what to leave out")
+    parser.add_argument("--size", choices=SIZES, default="medium", help="of the encoder")
+    parser.add_argument("--paper", action="store_true", help="distil by the published losses")
+    return parser.parse_args(argv)
 
-    config = MERConfig(head_dropout=0.2)
+
+def make_config(args):
+    """Configuration of the model that the arguments ask for."""
+    stem, hidden, inside, blocks = SIZES[args.size]
+    encoder_config = MERMelConfig(
+        stem_channels=stem, hidden_size=hidden, intermediate_size=inside, num_hidden_layers=blocks
+    )
+    inputs = {"use_chords": "chords" not in args.without, "use_mode": "mode" not in args.without}
+    return MERConfig(encoder_config=encoder_config, head_dropout=0.2, **inputs)
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    args = parse_arguments(argv)
+    config = make_config(args)
     extractor = MERFeatureExtractor(sampling_rate=config.encoder_config.sampling_rate)
     rows = read_data(args.data, args.game)
+    if args.fold is not None:
+        rows = assign_fold(rows, args.fold)
     encoder = MERForAudioClassification(config).mer.encoder
     extract({row["track"]: row["path"] for row in rows}, args.work / "features", extractor, encoder)
     if args.features_only:
@@ -350,8 +413,9 @@ def main(argv=None):
             file.write(line + "\n")
 
     student = train(
-        rows, extractor, config, args.work, args.name, args.epochs, args.batch_size, args.learning_rate, args.seed, log
-    )
+        rows, extractor, config, args.work, args.name, args.epochs, args.batch_size, args.learning_rate, args.seed, log,
+        args.without, args.paper,
+    )  # fmt: skip
     if args.out:
         export(student.model, extractor, args.out)
 

@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -116,3 +117,44 @@ def test_training_sees_the_frames_that_serving_sees(arguments, tmp_path):
         for index in range(2):
             states = model.mer.encoder.forward_mel(mel[index : index + 1, :, : frames[index] + 1])
             torch.testing.assert_close(states[-1].mean(1)[0], served[index], atol=0.05, rtol=0.05)
+
+
+def logged(folder, name):
+    return [json.loads(line) for line in (folder / f"{name}.log").read_text().splitlines() if line.startswith("{")]
+
+
+def test_what_is_left_out_is_left_out(arguments, tmp_path, capsys):
+    everything = {"embedding", "tags", "tag_logits", "va", "signs", "words", "four"}
+    for name, options, missing in (
+        ("all", [], set()),
+        ("tags", ["tags", "va", "chords", "mode", "augmentation"], {"tags", "tag_logits", "va"}),
+        ("game", ["game", "embedding", "words", "four"], {"embedding", "words", "four"}),
+    ):
+        train_small.main(arguments(name, *(["--without", *options] if options else [])))
+        assert set(logged(tmp_path / "work", name)[-1]) & everything == everything - missing
+    assert "0.0 hours without" in capsys.readouterr().out
+    bare = MERForAudioClassification.from_pretrained(tmp_path / "tags").config
+    assert not bare.use_chords and not bare.use_mode
+
+
+def test_sizes_and_the_published_losses(arguments, tmp_path):
+    for size in ("small", "large"):
+        train_small.main(arguments(size, "--size", size, "--epochs", "1", "--paper"))
+    small, large = (sum(w.numel() for w in weights(tmp_path / size).values()) for size in ("small", "large"))
+    assert small < 1e6 < 3e6 < large < 5e6  # 20 MB of float32
+    assert "tag_logits" not in logged(tmp_path / "work", "small")[-1]
+
+
+def test_folds_are_of_artists_and_cover_every_clip(monkeypatch):
+    random = np.random.default_rng(0)
+    rows = [{"artist": f"artist {random.integers(40)}", "quadrant": n % 4, "track": n} for n in range(200)]
+    rows += [{"artist": None, "quadrant": -100, "track": 1000 + n, "split": "train"} for n in range(5)]
+    held_out = []
+    for fold in range(train_small.FOLDS):
+        split = train_small.assign_fold(rows, fold)
+        parts = {name: [row for row in split if row["split"] == name] for name in ("train", "validation")}
+        artists = [{row["artist"] for row in part} for part in parts.values()]
+        assert not artists[0] & artists[1] and len(parts["train"]) + len(parts["validation"]) == 205
+        assert all(20 < sum(row["quadrant"] == q for row in parts["train"]) < 50 for q in range(4))
+        held_out += [row["track"] for row in parts["validation"]]
+    assert sorted(held_out) == list(range(200))
