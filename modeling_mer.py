@@ -44,8 +44,9 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "r
 
 # Segments that pass through the encoder together: bounds the memory that a long clip takes.
 SEGMENTS_AT_ONCE = 8
-# Frames (20 ms) of a waveform encoder's convolutions that a CPU computes at once.
-TILE_FRAMES = 64
+# Layers of a waveform encoder's convolutions that a CPU computes in tiles of time, and frames in a tile of the last of
+# them: what the first layers make of a segment is ten times what its cache holds, what comes behind them fits.
+TILED_LAYERS, TILE_FRAMES = 5, 512
 
 
 @dataclass
@@ -212,14 +213,15 @@ class _TiledConvolutions:
     def forward(self, input_values):
         if not _plain_inference(input_values):
             return super().forward(input_values)
+        tiled, rest = self.conv_layers[:TILED_LAYERS], self.conv_layers[TILED_LAYERS:]
         field, hop = 1, 1
-        for layer in self.conv_layers:
+        for layer in tiled:
             field += (layer.conv.kernel_size[0] - 1) * hop
             hop *= layer.conv.stride[0]
         frames = (input_values.shape[1] - field) // hop + 1
         clips = []
         for clip in input_values[:, None]:
-            head, *layers = self.conv_layers
+            head, *layers = tiled
             if isinstance(getattr(head, "layer_norm", None), nn.GroupNorm):
                 head = self._with_norm(head, clip[0])
             tiles = []
@@ -229,7 +231,10 @@ class _TiledConvolutions:
                 for layer in (head, *layers):
                     tile = layer(tile)
                 tiles.append(tile)
-            clips.append(torch.cat(tiles, dim=-1))
+            features = torch.cat(tiles, dim=-1)
+            for layer in rest:
+                features = layer(features)
+            clips.append(features)
         return torch.cat(clips)
 
     @staticmethod
@@ -273,6 +278,21 @@ class _FourierPositions:
         return self.activation(summed).transpose(1, 2)
 
 
+class _ConvolvedFeedForward:
+    """Forward of a waveform encoder's feed-forward network on a CPU in float32: the same numbers, a twentieth faster.
+
+    The wider of its two layers as a convolution of one frame, since torch's convolutions (oneDNN) are faster there than
+    its products of matrices; for the narrower one they are not.
+    """
+
+    def forward(self, hidden_states):
+        if self.training or hidden_states.dtype != torch.float32 or not _plain_inference(hidden_states):
+            return super().forward(hidden_states)
+        wide = self.intermediate_dense
+        features = nn.functional.conv1d(hidden_states.transpose(1, 2), wide.weight[:, :, None], wide.bias)
+        return self.output_dense(self.intermediate_act_fn(features).transpose(1, 2))
+
+
 def attend_by_head(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
     """Attention of transformers' interface; on a CPU in bfloat16 head by head, by torch's products of matrices.
 
@@ -306,6 +326,7 @@ def _quicken(encoder):
     modules = [(getattr(encoder, "feature_extractor", None), _TiledConvolutions)]
     positions = getattr(encoder.encoder, "pos_conv_embed", None)
     modules += [(positions if hasattr(positions, "conv") else None, _FourierPositions)]
+    modules += [(getattr(layer, "feed_forward", None), _ConvolvedFeedForward) for layer in encoder.encoder.layers]
     if encoder.config._attn_implementation == "sdpa":
         encoder.set_attn_implementation("mer_by_head")
     for module, quick in modules:

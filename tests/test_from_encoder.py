@@ -61,6 +61,12 @@ def write_mert(folder, weights_file="pytorch_model.bin", change=dict, **config):
     return full
 
 
+@pytest.fixture(params=[512, 16])
+def tile(request, monkeypatch):
+    """Clips here are shorter than a tile of the convolutions: also with so short ones that there are several."""
+    monkeypatch.setattr(modeling_mer, "TILE_FRAMES", request.param)
+
+
 def hidden_means(full, audio, layers):
     with torch.no_grad():
         states = full(audio, output_hidden_states=True).hidden_states
@@ -69,7 +75,7 @@ def hidden_means(full, audio, layers):
 
 @pytest.mark.parametrize("weights_file", ["pytorch_model.bin", "model.safetensors"])
 @pytest.mark.parametrize("layers", [(2, 3), (4,)])
-def test_mert_is_read_without_its_code_and_hears_what_the_full_model_hears(tmp_path, weights_file, layers):
+def test_mert_is_read_without_its_code_and_hears_what_the_full_model_hears(tmp_path, weights_file, layers, tile):
     full = write_mert(tmp_path / "mert", weights_file)
     model = MERForAudioClassification.from_encoder(tmp_path / "mert", layers=layers, **HEADS)
     assert len(model.mer.encoder.encoder.layers) == max(layers) and not model.training
@@ -94,7 +100,7 @@ def test_mert_is_read_without_its_code_and_hears_what_the_full_model_hears(tmp_p
         (WavLMModel, WavLMConfig, {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}),
     ],
 )
-def test_the_encoders_of_transformers_come_by_the_same_door(tmp_path, model_class, config_class, values):
+def test_the_encoders_of_transformers_come_by_the_same_door(tmp_path, model_class, config_class, values, tile):
     torch.manual_seed(0)
     full = model_class(config_class(**SIZES, **values)).eval()
     full.save_pretrained(tmp_path)
