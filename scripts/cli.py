@@ -7,6 +7,10 @@ import sys
 
 COMMANDS = {
     "predict": "tag files or folders with moods, valence and arousal",
+    "info": "what a piece of music is made of: length, rate, key, chords",
+    "tag": "write moods, valence, arousal and key into music files",
+    "playlist": "make a playlist by mood out of a file of predictions",
+    "doctor": "check what works on this machine, and say what to do about the rest",
     "corpus": "look after a local copy of a training corpus",
 }
 
