@@ -265,20 +265,26 @@ def losses(student, batch, statistics, paper=False):
 
 
 @torch.no_grad()
+def hear(student, dataset):
+    """What the student says of whole segments: tag logits (n, 56), [valence, arousal] (n, 2), logits of the training
+    head of quadrants (n, 4), arrays."""
+    student.eval()
+    heard = []
+    for item in dataset:
+        output, _, quadrants, _ = student({name: value.unsqueeze(0) for name, value in item.items()})
+        heard.append((output.logits[0], output.valence_arousal[0], quadrants[0]))
+    student.train()
+    return tuple(torch.stack(values).numpy() for values in zip(*heard))
+
+
 def validate(student, dataset):
     """Quadrant accuracy from the signs of V - 5 and A - 5, of each side, and Spearman to the tag teacher."""
-    student.eval()
-    tags, va = [], []
-    for item in dataset:
-        output, *_ = student({name: value.unsqueeze(0) for name, value in item.items()})
-        tags.append(output.logits[0])
-        va.append(output.valence_arousal[0])
-    student.train()
-    positive = torch.stack(va).numpy() > 5
+    tags, va, _ = hear(student, dataset)
+    positive = va > 5
     quadrant = np.array([row["quadrant"] for row in dataset.rows])
     right = positive == np.stack((np.isin(quadrant, (0, 3)), np.isin(quadrant, (0, 1))), 1)
     teacher = np.stack([row["mood"] for row in dataset.rows])
-    correlation = [spearmanr(torch.stack(tags)[:, tag], teacher[:, tag])[0] for tag in range(teacher.shape[1])]
+    correlation = [spearmanr(tags[:, tag], teacher[:, tag])[0] for tag in range(teacher.shape[1])]
     signs = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
     return {
         "clips": len(quadrant),
@@ -348,6 +354,9 @@ def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate
         }
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+    names = ("tags", "valence_arousal", "quadrants")
+    tracks = [row["track"] for row in held_out.rows]
+    np.savez(work / f"{name}.npz", track=tracks, **dict(zip(names, hear(student, held_out))))
     return student.eval()
 
 
