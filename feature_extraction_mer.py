@@ -364,6 +364,39 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
                         row[:length] /= np.sqrt(row[:length].var(dtype=np.float64) + 1e-7)
         return {"input_values": values, "segment_mask": (lengths > 0).astype(np.int64), "lengths": lengths}
 
+    def resample(self, waveform, sampling_rate):
+        """A mono waveform `(n,)` float32 at the encoder's rate, as [`segment`] cuts it; itself if it has that rate."""
+        if sampling_rate == self.sampling_rate:
+            return waveform
+        resampled = np.zeros(-(-len(waveform) * self.sampling_rate // sampling_rate), dtype=np.float32)
+        self._resample(waveform, sampling_rate, resampled)
+        return resampled
+
+    def windows(self, waveform, starts, size):
+        """Cut windows out of a mono waveform at the encoder's rate, in the loudness that a whole segment leaves them.
+
+        A window is normalised with mean and variance of the `segment_seconds` around it (at the clip's ends: of its
+        first or last ones), as the encoder was trained on parts of normalised segments. Its own would make a quiet
+        part as loud as any other.
+
+        Args:
+            waveform (`np.ndarray` of shape `(n,)`): see [`resample`].
+            starts (`list[int]`): first sample of each window.
+            size (`int`): samples of a window, at most n.
+
+        Returns:
+            `np.ndarray` of shape `(len(starts), size)`, float32.
+        """
+        values = np.stack([waveform[start : start + size] for start in starts])
+        if self.do_normalize:
+            around = min(max(round(self.segment_seconds * self.sampling_rate), size), len(waveform))
+            for row, start in zip(values, starts):
+                first = min(max(start - (around - size) // 2, 0), len(waveform) - around)
+                segment = waveform[first : first + around]
+                row -= segment.mean(dtype=np.float64)
+                row /= np.sqrt(segment.var(dtype=np.float64) + 1e-7)
+        return values
+
     def _resample(self, waveform, sampling_rate, out):
         # As librosa does it (soxr), but block by block to where it is needed: a long clip has no second copy.
         if sampling_rate == self.sampling_rate:

@@ -11,10 +11,13 @@ import sys
 import textwrap
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
 RESUMABLE = ("csv", "jsonl")  # formats of one row a record
 BAR = 20
+LEVELS = "▁▂▃▄▅▆▇█"  # of a mood curve in a table
+CURVE_WIDTH = 60
 
 
 def content_hash(path):
@@ -68,10 +71,11 @@ def open_output(path, quiet=False):
             print(f"mer predict: stopped early; what was done is in {temporary}", file=sys.stderr)
 
 
-# A writer is made with the stream and the tags; it is called with every record, and with None at the end.
+# A writer is made with the stream, the tags and whether there are mood curves; it is called with every record, and with
+# None at the end.
 
 
-def _table(output, tags):
+def _table(output, tags, curve=False):
     def write(record):
         if record is not None:
             output.write(format_record(record) + "\n")
@@ -80,7 +84,7 @@ def _table(output, tags):
     return write
 
 
-def _jsonl(output, tags):
+def _jsonl(output, tags, curve=False):
     def write(record):
         if record is not None:
             output.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -89,7 +93,7 @@ def _jsonl(output, tags):
     return write
 
 
-def _json(output, tags):
+def _json(output, tags, curve=False):
     first = True
 
     def write(record):
@@ -106,40 +110,75 @@ def _json(output, tags):
     return write
 
 
-def _csv(output, tags, header=True):
-    columns = csv_columns(tags)
-    writer = csv.DictWriter(output, columns, lineterminator="\n", restval="")
+def _csv(output, tags, curve=False, header=True):
+    writer = csv.DictWriter(output, csv_columns(tags, curve), lineterminator="\n", restval="")
     if header:
         writer.writeheader()
 
     def write(record):
-        if record is None:
-            return
-        row = {"path": record["path"], "sha256": record["sha256"] or "", "error": record["error"] or ""}
-        if record["error"] is None:
-            row |= {tag["label"]: f"{tag['score']:.4f}" for tag in record["tags"]}
-            row |= {
-                "valence": f"{record['valence']:.3f}",
-                "arousal": f"{record['arousal']:.3f}",
-                "scale_low": f"{record['scale'][0]:g}",
-                "scale_high": f"{record['scale'][1]:g}",
-                "key": record["key"] or "",
-                "chords": " ".join(chord["label"] for chord in record["chords"]),
-                "model": record["model"],
-            }
-        writer.writerow(row)
-        output.flush()
+        if record is not None:
+            writer.writerows(_csv_rows(record, curve))
+            output.flush()
 
     return write
 
 
-def csv_columns(tags):
-    """Columns of a CSV file: what is known of a file, then one of each tag."""
-    known = ("path", "sha256", "error", "valence", "arousal", "scale_low", "scale_high", "key", "chords", "model")
-    return [*known, *tags]
+def _csv_rows(record, curve):
+    """Rows of a record: one, or one a window of its mood curve; an error is one row."""
+    row = {"path": record["path"], "sha256": record["sha256"] or "", "error": record["error"] or ""}
+    if record["error"] is not None:
+        return [row]
+    row |= {
+        "duration": f"{record['duration']:.3f}",
+        "scale_low": f"{record['scale'][0]:g}",
+        "scale_high": f"{record['scale'][1]:g}",
+        "key": record["key"] or "",
+        "moods": "; ".join(record["moods"]),
+        "threshold": threshold_cell(record["threshold"]),
+        "model": record["model"],
+    }
+    if not curve:
+        return [row | _csv_cells(record, record["chords"])]
+    rows = []
+    for window in record["curve"]:
+        start, end = window["start"], window["end"]
+        chords = [chord for chord in record["chords"] if chord["start"] < end and chord["end"] > start]
+        rows.append(row | {"start": f"{start:.3f}", "end": f"{end:.3f}"} | _csv_cells(window, chords))
+    return rows
+
+
+def _csv_cells(heard, chords):
+    # Of a file, or of a window of it.
+    cells = {tag["label"]: f"{tag['score']:.4f}" for tag in heard["tags"]}
+    cells |= {name: f"{heard[name]:.3f}" for name in ("valence", "arousal")}
+    return cells | {"chords": " ".join(chord["label"] for chord in chords)}
+
+
+def threshold_cell(threshold):
+    """A record's `threshold` in a CSV file: a number, or nothing where each tag has the model's own."""
+    return "" if threshold is None else str(threshold)
+
+
+def csv_columns(tags, curve=False):
+    """Columns of a CSV file: what is known of a file, or of a window of its mood curve, then one of each tag."""
+    return [
+        "path", "sha256", "error", *(("start", "end") if curve else ()), "duration", "valence", "arousal",
+        "scale_low", "scale_high", "key", "moods", "threshold", "chords", "model", *tags,
+    ]  # fmt: skip
 
 
 WRITERS = {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv}
+
+
+class Settings(NamedTuple):
+    """What a row depends on beside the music: the model's name, the threshold (`None`: each tag's own), the number of
+    tags (`None`: all), seconds of the mood curve's windows and between them (`None`: no curve)."""
+
+    model: str
+    threshold: float | None = None
+    top_k: int | None = None
+    curve: float | None = None
+    hop: float | None = None
 
 
 class RowsOutput:
@@ -152,10 +191,12 @@ class RowsOutput:
         path (`Path`): the file.
         format (`str`): one of `RESUMABLE`.
         tags (`list[str]`): the model's.
+        settings (`Settings`): those of this run.
     """
 
-    def __init__(self, path, format, tags):
+    def __init__(self, path, format, tags, settings):
         self.path, self.format, self.tags = Path(os.path.realpath(path)), format, list(tags)
+        self.settings = settings
 
     def read(self):
         """Rows of the file and of parts that were left, by path: `dict` of `dict`.
@@ -169,10 +210,31 @@ class RowsOutput:
                 rows |= {row["path"]: row for row in self._read(file)}
         return rows
 
-    @staticmethod
-    def still_holds(row, model):
-        """Whether a row tells of the file as it is now, by the model of that name."""
-        return not row["error"] and row["model"] == model and (row["sha256"] or None) == content_hash(row["path"])
+    def still_holds(self, row):
+        """Whether a row tells of the file as it is now, and was made with the settings of this run."""
+        return (
+            not row["error"]
+            and row["model"] == self.settings.model
+            and self._has_settings(row)
+            and (row["sha256"] or None) == content_hash(row["path"])
+        )
+
+    def _has_settings(self, row):
+        from ..pipeline_mer import WINDOW_TAGS, window_times
+
+        _, threshold, top_k, curve, hop = self.settings
+        shown = min(top_k or len(self.tags), len(self.tags))
+        if self.format == "csv":
+            filled = sum(row[tag] != "" for tag in self.tags)
+            return filled == shown and row["threshold"] == threshold_cell(threshold)
+        windows = row.get("curve", [])
+        times = [] if curve is None else window_times(row["duration"], curve, hop)
+        return (
+            len(row["tags"]) == shown
+            and row["threshold"] == threshold
+            and [(window["start"], window["end"]) for window in windows] == times
+            and all(len(window["tags"]) == min(top_k or WINDOW_TAGS, len(self.tags)) for window in windows)
+        )
 
     def begin(self, kept):
         """Start anew with the rows of `kept`, in place of all parts."""
@@ -225,8 +287,10 @@ class RowsOutput:
             rows = [json.loads(line) for line in text.split("\n")[:-1]]
         except ValueError:
             raise strange from None
-        if not all(isinstance(row, dict) and {"path", "sha256", "error"} <= row.keys() for row in rows):
-            raise strange
+        known, answer = {"path", "sha256", "error"}, {"duration", "tags", "moods", "threshold", "model"}
+        for row in rows:
+            if not isinstance(row, dict) or not known <= row.keys() or not (row["error"] or answer <= row.keys()):
+                raise strange
         return rows
 
     def _write_rows(self, rows, path):
@@ -257,8 +321,32 @@ def format_record(record):
     for index, tag in enumerate(record["tags"]):
         bar = "█" * round(tag["score"] * BAR)
         print(f"  {'tags' if index == 0 else '':8} {tag['score']:4.2f}   {bar:{BAR}} {tag['label']}", file=lines)
+    least = "its own threshold" if record["threshold"] is None else f"{record['threshold']:g}"
+    moods = f"{_first(record['moods'])}   (each at {least} or more)" if record["moods"] else f"no tag reaches {least}"
+    print(f"  {'moods':8} {moods}", file=lines)
     chords = [chord["label"] for chord in record["chords"] if chord["label"] != "N"]
-    more = " ..." if len(chords) > 8 else ""
     print(f"  {'key':8} {record['key'] or 'none found'}", file=lines)
-    print(f"  {'chords':8} {'  '.join(chords[:8]) or 'none found'}{more}", file=lines)
+    print(f"  {'chords':8} {_first(chords) or 'none found'}", file=lines)
+    if "curve" in record:
+        windows = record["curve"]
+        ends = f"{_clock(windows[0]['start'])} to {_clock(windows[-1]['end'])}"
+        print(f"  {'curve':8} {ends}, {LEVELS[0]} is {low:g}, {LEVELS[-1]} is {high:g}", file=lines)
+        for name in ("valence", "arousal"):
+            print(f"    {name:8} {_sparkline([window[name] for window in windows], low, high)}", file=lines)
     return lines.getvalue()
+
+
+def _first(names, count=8):
+    return "  ".join(names[:count]) + (" ..." if len(names) > count else "")
+
+
+def _clock(seconds):
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02}"
+
+
+def _sparkline(values, low, high):
+    """Values on a scale as one line of blocks, each the mean of its share where there are more than fit."""
+    width = min(len(values), CURVE_WIDTH)
+    shares = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
+    means = [sum(share) / len(share) for share in shares]
+    return "".join(LEVELS[round((mean - low) / (high - low) * (len(LEVELS) - 1))] for mean in means)

@@ -4,38 +4,79 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .output import RESUMABLE, SUFFIXES, WRITERS, RowsOutput, check_output, content_hash, open_output
+from .output import (
+    RESUMABLE, SUFFIXES, WRITERS, RowsOutput, Settings, check_output, content_hash, open_output
+)  # fmt: skip
 
 EXAMPLES = """examples:
   mer predict song.mp3                          a readable answer
+  mer predict song.mp3 --curve 5 --plot song.png
+                                                how the mood changes, in windows of 5 s, and a picture of it
   mer predict -r Music -f csv -o moods.csv      a whole library as a table, one column a tag
+  mer predict -r Music --glob '*.flac' --plot music.svg
+                                                the FLAC files alone, and where they lie in valence and arousal
   mer predict *.flac -f jsonl > moods.jsonl     one JSON record a line
   mer predict -r Music -f csv -o moods.csv --workers 4 --resume
                                                 a large one: goes on where it was cut, skips what is unchanged
   accelerate launch --num_processes 2 -m mer.scripts.cli predict -r Music -f csv -o moods.csv
                                                 on several GPUs
 
+columns of csv:
+  path sha256 error        the file, its content, and why there is nothing else (or nothing)
+  start end                with --curve, where a file has a row a window: seconds from the start of the song
+  duration                 seconds
+  valence arousal          of the file or window, on the scale from scale_low to scale_high, which is 1 to 9
+  key moods threshold      of the whole file; moods, separated by "; ", are the tags whose score reaches the threshold
+                           (which is empty where each tag has the model's own)
+  chords model             chords in order, and the model with its commit
+  action ... uplifting     the score of each tag, 0 to 1; empty where --top-k, or the 5 of a window, left it out
+json and jsonl: the same names, tags and chords as lists, scale as [1, 9], and with --curve the list curve of windows.
+
 Valence and arousal are on a scale from 1 to 9; tag scores are probabilities from 0 to 1.
-Exit codes: 0 all done, 1 some file failed (its row says why), 2 wrong usage."""
+Exit codes: 0 all done, 1 some file failed (its row says why) or the output could not be written, 2 wrong usage,
+130 interrupted."""
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent  # mer-small lies at the package's root
+TABLE_TAGS = 5
 
 
 def add_arguments(parser):
     """Declare the arguments of ``mer predict``."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files, folders or http(s) addresses")
     parser.add_argument("-r", "--recursive", action="store_true", help="folders with all that lies below them")
+    parser.add_argument(
+        "--glob", metavar="PATTERN", help="of folders, the music whose file name fits, such as '*.flac' or 'live*'"
+    )
     parser.add_argument("-f", "--format", choices=("table", "json", "jsonl", "csv"), default="table")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE, which appears when complete")
     parser.add_argument("--model", default=EMBEDDED_MODEL, metavar="DIR_OR_ID", help="default: the embedded mer-small")
-    parser.add_argument("--top-k", type=int, metavar="N", help="tags shown (default: 5 in a table, else all)")
+    parser.add_argument(
+        "--top-k", type=int, metavar="N", help=f"tags shown (default: {TABLE_TAGS} in a table, else all)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="X",
+        help="score from 0 to 1 that makes a tag one of the moods (default: the model's own of each tag, else 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--curve", type=float, metavar="SECONDS", help="also the mood over time, in windows of so long (1 to 30 s)"
+    )
+    parser.add_argument(
+        "--hop", type=float, metavar="SECONDS", help="with --curve: from window to window (default: half a window)"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png|svg",
+        help="draw valence, arousal and tags of a file, with --curve its mood over time; of several, where they lie",
+    )  # fmt: skip
     parser.add_argument(
         "--resume", action="store_true",
-        help="with -o and csv or jsonl: files that FILE or its .part holds already, unchanged, are not done again",
+        help="with -o and csv or jsonl (jsonl with --curve or --plot): files that FILE or its .part holds already, "
+        "unchanged, by the same model with the same --threshold, --top-k and --curve, are not done again",
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that decode and hear chords beside the model"
@@ -51,15 +92,7 @@ def run(args):
     """Run ``mer predict``; returns the exit code."""
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # under accelerate launch
     by_row = args.resume or several
-    problem = None
-    if args.top_k is not None and args.top_k < 1:
-        problem = "--top-k must be 1 or more"
-    elif args.workers < 0 or args.batch < 1:
-        problem = "--workers must be 0 or more, and --batch 1 or more"
-    elif by_row and (args.output is None or args.format not in RESUMABLE):
-        problem = f"{'--resume' if args.resume else 'several processes'} need -o FILE and -f {' or '.join(RESUMABLE)}"
-    elif args.output is not None:
-        problem = check_output(args.output)
+    problem = _usage_problem(args, several)
     if problem:
         print(f"mer predict: {problem}", file=sys.stderr)
         return 2
@@ -77,16 +110,17 @@ def run(args):
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         print(f"mer predict: cannot load the model {args.model}: {one_line(error)}", file=sys.stderr)
         return 1
-    if args.top_k is None and args.format == "table":
-        args.top_k = 5
-    files = list(find_files(args.paths, args.recursive))
+    files = list(find_files(args.paths, args.recursive, args.glob))
     tags = list(pipe.model.config.id2label.values())
+    start = time.monotonic()
     try:
         if by_row:
-            done, failed = _predict_rows(pipe, files, args, RowsOutput(args.output, args.format, tags), state)
+            output = RowsOutput(args.output, args.format, tags, _settings(pipe, args))
+            tally = _predict_rows(pipe, files, args, output, state)
         else:
             with open_output(args.output, args.quiet) as output:
-                done, failed = _predict_all(pipe, files, args, WRITERS[args.format](output, tags))
+                write = WRITERS[args.format](output, tags, args.curve is not None)
+                tally = _predict_all(pipe, files, args, write)
     except Stopped:
         return 1
     except BrokenPipeError:
@@ -95,25 +129,110 @@ def run(args):
         print(f"mer predict: cannot write the output: {one_line(error)}", file=sys.stderr)
         return 1
     if not args.quiet and len(files) > 1:
-        print(f"{done} done, {failed} failed", file=sys.stderr)
-    return 1 if failed else 0
+        print(tally.summary(time.monotonic() - start), file=sys.stderr)
+    drawn = args.plot is None or _draw(tally.records, args.plot)
+    return 0 if drawn and not tally.failed else 1
+
+
+def _usage_problem(args, several):
+    """What is wrong with the arguments, as a sentence, or `None`."""
+    by_row = args.resume or several
+    if args.top_k is not None and args.top_k < 1:
+        return "--top-k must be 1 or more"
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        return "--threshold must be a score from 0 to 1"
+    if args.workers < 0 or args.batch < 1:
+        return "--workers must be 0 or more, and --batch 1 or more"
+    if by_row and (args.output is None or args.format not in RESUMABLE):
+        return f"{'--resume' if args.resume else 'several processes'} need -o FILE and -f {' or '.join(RESUMABLE)}"
+    if several and args.plot is not None:
+        return "--plot cannot be drawn by several processes; run it in one"
+    if by_row and args.format == "csv" and (args.curve is not None or args.plot is not None):
+        option = "--plot" if args.curve is None else "--curve"
+        place = "--resume" if args.resume else "several processes"
+        return f"{option} with {place} needs -f jsonl, where a file is one row and says it all"
+    if args.curve is not None or args.hop is not None:
+        from ..pipeline_mer import curve_hop
+
+        try:
+            args.hop = curve_hop(args.curve, args.hop)
+        except ValueError as error:
+            return f"--{error}".rstrip(".")
+    problem = None if args.output is None else check_output(args.output)
+    if problem is None and args.plot is not None:
+        from .pictures import check_picture
+
+        if args.output is not None and os.path.realpath(args.plot) == os.path.realpath(args.output):
+            return f"{args.plot}: -o and --plot name one file; name two"
+        problem = check_picture(args.plot)
+    return problem
+
+
+def _settings(pipe, args):
+    """What the rows of this run depend on beside the music."""
+    from ..pipeline_mer import decision_threshold
+
+    threshold = decision_threshold(pipe.model.config, args.threshold)
+    return Settings(model_name(pipe), threshold, args.top_k, args.curve, args.hop)
+
+
+def _draw(records, path):
+    """Draw the records; returns whether that was possible, and says why not."""
+    from .pictures import save_picture
+
+    try:
+        save_picture(records, path)
+    except (OSError, ValueError) as error:
+        print(f"mer predict: cannot draw {path}: {one_line(error)}", file=sys.stderr)
+        return False
+    return True
+
+
+class _Tally:
+    """How many files were done and failed and were done before, seconds of music heard, and records for a picture."""
+
+    def __init__(self, plot=False):
+        self.done = self.failed = self.before = 0
+        self.heard = 0.0
+        self.plot, self.records = plot, []
+
+    def add(self, record):
+        if record["error"]:
+            self.failed += 1
+        else:
+            self.done += 1
+            self.heard += float(record["duration"])
+        if self.plot:
+            if not record["error"] and self.done > 1:
+                # Of many songs only the plane is drawn: thousands of curves need not stay in memory.
+                record = {name: value for name, value in record.items() if name not in ("chords", "curve")}
+                record["tags"] = record["tags"][:1]
+            self.records.append(record)
+
+    def summary(self, seconds):
+        """One line for people."""
+        before = f" ({self.before} of them before)" if self.before else ""
+        speed = f", {self.heard / seconds:.0f} times real time" if self.heard else ""
+        return f"{self.done} done{before}, {self.failed} failed in {seconds:.1f} s{speed}"
 
 
 def _predict_all(pipe, files, args, write, known=0):
-    """Write a record of each file; returns how many were done and how many failed."""
-    done = failed = 0
-    records = predictions(pipe, files, args.top_k, args.workers, args.batch)
+    """Write a record of each file; returns their `_Tally`."""
+    tally = _Tally(args.plot is not None)
+    records = predictions(
+        pipe, files, args.top_k, args.workers, args.batch, args.threshold, args.curve, args.hop
+    )  # fmt: skip
     hidden = args.quiet or known + len(files) < 2
     bar = tqdm(
         records, "mer predict", known + len(files), initial=known, unit="file", disable=hidden, file=sys.stderr
     )  # fmt: skip
+    shorten = args.format == "table" and args.top_k is None
     try:
         for record in stoppable(bar):
-            write(record)
+            tally.add(record)
+            write(record | {"tags": record["tags"][:TABLE_TAGS]} if shorten and "tags" in record else record)
             if record["error"] is None:
-                done += 1
                 continue
-            failed += 1
             if not args.quiet and (args.output is not None or args.format != "table"):
                 tqdm.write(f"mer predict: {record['error']}", file=sys.stderr)
             if args.strict:
@@ -122,7 +241,7 @@ def _predict_all(pipe, files, args, write, known=0):
         write(None)  # what is done stays readable
         raise
     write(None)
-    return done, failed
+    return tally
 
 
 def _predict_rows(pipe, files, args, output, state):
@@ -134,7 +253,7 @@ def _predict_rows(pipe, files, args, output, state):
         kept = {
             path: known[path]
             for path, problem in files
-            if problem is None and path in known and output.still_holds(known[path], model_name(pipe))
+            if problem is None and path in known and output.still_holds(known[path])
         }
     if state is not None:
         state.wait_for_everyone()  # all have read
@@ -144,14 +263,16 @@ def _predict_rows(pipe, files, args, output, state):
         state.wait_for_everyone()
     todo = list(dict.fromkeys(item for item in files if item[0] not in kept))[process::processes]
     with output.open_part(process, args.quiet) as write:
-        done, failed = _predict_all(pipe, todo, args, write, len(kept))
+        tally = _predict_all(pipe, todo, args, write, len(kept))
     if state is not None:
         state.wait_for_everyone()
     if process == 0:
-        rows = output.finish([path for path, _ in files])
-        failed = sum(bool(row["error"]) for row in rows)
-        done = len(rows) - failed
-    return done, failed
+        tally = _Tally(args.plot is not None)
+        for row in output.finish([path for path, _ in files]):
+            tally.add(row)
+        tally.before = len(kept)
+        tally.heard -= sum(float(row["duration"]) for row in kept.values())
+    return tally
 
 
 def stoppable(items):
@@ -245,8 +366,14 @@ def load_pipeline(model=EMBEDDED_MODEL, device=None):
     return MERPipeline(model=network, feature_extractor=MERFeatureExtractor.from_pretrained(model), device=device)
 
 
-def find_files(paths, recursive):
-    """Yield (path, problem) of every file to do, in order; the problem is None or a sentence."""
+def find_files(paths, recursive, pattern=None):
+    """Yield (path, problem) of every file to do, in order; the problem is None or a sentence.
+
+    Args:
+        paths (`list[str]`): files, addresses and folders.
+        recursive (`bool`): of folders, also what lies in the folders below.
+        pattern (`str`, *optional*): of folders, only names that fit, as in a shell; capital and small letters are one.
+    """
     for path in paths:
         if not os.path.isdir(path):
             yield path, None
@@ -256,19 +383,21 @@ def find_files(paths, recursive):
             file
             for file in below  # "._song.mp3" is no music, but what macOS leaves beside it on other systems' disks
             if file.suffix.lower() in SUFFIXES and not file.name.startswith("._") and file.is_file()
-        )
+            and (pattern is None or fnmatchcase(file.name.lower(), pattern.lower()))
+        )  # fmt: skip
         for file in found:
             yield str(file), None
         if not found:
+            kind = f"({' '.join(sorted(SUFFIXES))})" if pattern is None else f"whose names fit {pattern!r}"
             hint = "" if recursive else "; -r looks into the folders below"
-            yield path, f"{path}: a folder without audio files ({' '.join(sorted(SUFFIXES))}){hint}."
+            yield path, f"{path}: a folder without audio files {kind}{hint}."
 
 
 class _Files:
     """What the pipeline prepares of each file and the file's hash, or a sentence why there is nothing."""
 
-    def __init__(self, extractor, files):
-        self.extractor, self.files = extractor, files
+    def __init__(self, extractor, files, curve=None, hop=None):
+        self.extractor, self.files, self.windows = extractor, files, (curve, hop)
 
     def __len__(self):
         return len(self.files)
@@ -280,7 +409,7 @@ class _Files:
         if problem:
             return problem
         try:
-            return {"sha256": content_hash(path), **prepare(path, self.extractor)}
+            return {"sha256": content_hash(path), **prepare(path, self.extractor, *self.windows)}
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             return message if path in message else f"{path}: {message}"
@@ -288,7 +417,7 @@ class _Files:
             return f"{path}: {type(error).__name__}: {one_line(error)}"
 
 
-def predictions(pipe, files, top_k=None, workers=0, batch=1):
+def predictions(pipe, files, top_k=None, workers=0, batch=1, threshold=None, curve=None, hop=None):
     """Yield a record of each file, in order.
 
     Args:
@@ -297,11 +426,20 @@ def predictions(pipe, files, top_k=None, workers=0, batch=1):
         top_k (`int`, *optional*): tags in a record; all by default.
         workers (`int`): processes that decode, cut and hear chords; 0: this one does.
         batch (`int`): segments that pass through the encoder together at least, of as many files as that takes.
+        threshold (`float`, *optional*): score from which on a tag is a mood; each tag's own, or 0.5, by default.
+        curve, hop (`float`, *optional*): seconds of a window of the mood curve, and from one to the next.
+
+    Raises:
+        ValueError: an argument makes no sense.
     """
     from torch.utils.data import DataLoader
 
+    from ..pipeline_mer import check_threshold, curve_hop
+
+    hop = curve_hop(curve, hop)
+    check_threshold(threshold)
     prepared = DataLoader(
-        _Files(pipe.feature_extractor, files), None, num_workers=workers, collate_fn=_unchanged,
+        _Files(pipe.feature_extractor, files, curve, hop), None, num_workers=workers, collate_fn=_unchanged,
         worker_init_fn=_ignore_interrupts,
     )  # fmt: skip
     group, segments = [], 0
@@ -309,9 +447,9 @@ def predictions(pipe, files, top_k=None, workers=0, batch=1):
         group.append((path, inputs))
         segments += 0 if isinstance(inputs, str) else inputs["lengths"].shape[1]
         if segments >= batch or len(group) >= 8 * batch:
-            yield from _predict_group(pipe, group, top_k)
+            yield from _predict_group(pipe, group, top_k, threshold)
             group, segments = [], 0
-    yield from _predict_group(pipe, group, top_k)
+    yield from _predict_group(pipe, group, top_k, threshold)
 
 
 def _unchanged(inputs):
@@ -324,7 +462,7 @@ def _ignore_interrupts(worker):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _predict_group(pipe, group, top_k):
+def _predict_group(pipe, group, top_k, threshold):
     import numpy as np
     import torch
 
@@ -345,10 +483,10 @@ def _predict_group(pipe, group, top_k):
             inputs["segment_embeddings"] = embeddings[None, first:last]
             first = last
     for path, inputs in group:
-        yield predict(pipe, path, inputs, top_k)
+        yield predict(pipe, path, inputs, top_k, threshold)
 
 
-def predict(pipe, path, inputs, top_k=None):
+def predict(pipe, path, inputs, top_k=None, threshold=None):
     """One record: `path`, `sha256`, `error` (None or a sentence), then what the pipeline returns and the model's name.
 
     `inputs` is what [`prepare`] made of the file, or a sentence why there is nothing.
@@ -361,7 +499,7 @@ def predict(pipe, path, inputs, top_k=None):
 
     try:
         outputs = pipe.forward(as_tensors(inputs))
-        answer = pipe.postprocess(outputs, top_k=top_k, return_valence_arousal=True)
+        answer = pipe.postprocess(outputs, top_k=top_k, return_valence_arousal=True, threshold=threshold)
     except Exception as error:  # whatever is wrong with this file, the others are still done
         return record | {"error": f"{path}: {type(error).__name__}: {one_line(error)}"}
     return {**record, **answer, "model": model_name(pipe)}

@@ -115,6 +115,9 @@ def test_formats_agree(mer, library):
         assert [float(row["scale_low"]), float(row["scale_high"])] == record["scale"] == [1, 9]
         assert row["key"] == (record["key"] or "")
         assert row["chords"].split() == [chord["label"] for chord in record["chords"]]
+        assert float(row["duration"]) == record["duration"] == 1
+        assert row["moods"].split("; ") == record["moods"] and len(record["moods"]) > 8
+        assert "  ".join(record["moods"][:8]) + " ...   (each at 0.5 or more)" in block
         for tag in record["tags"]:
             assert float(row[tag["label"]]) == pytest.approx(tag["score"], abs=5e-5)
         for name in ("valence", "arousal"):
@@ -129,8 +132,8 @@ def test_formats_agree(mer, library):
 
 def test_csv_columns_are_the_same_whatever_happens(mer, library):
     """One column a tag in the model's order, for full, shortened and error rows alike."""
-    known = ["path", "sha256", "error", "valence", "arousal", "scale_low", "scale_high", "key", "chords", "model"]
-    expected = [*known, *MOOD_TAGS]
+    known = ["path", "sha256", "error", "duration", "valence", "arousal", "scale_low", "scale_high", "key", "moods"]
+    expected = [*known, "threshold", "chords", "model", *MOOD_TAGS]
     full = mer("-f", "csv", library / "b.wav")[1]
     short = mer("-f", "csv", "--top-k", 3, library / "b.wav", library / "missing.wav")[1]
     for table in (full, short):
@@ -183,6 +186,208 @@ def test_order_is_the_command_lines(mer, library):
     assert [r["path"] for r in json.loads(mer("-f", "json", *paths)[1])] == [str(path) for path in paths]
 
 
+def test_glob_chooses_among_the_music_of_folders(mer, library, tmp_path):
+    """By file name, capital or small, in folders only; what fits but is no music stays out."""
+    write_music(tmp_path / "LIVE [1].WAV")
+    for pattern, arguments, expected in (
+        ("*.flac", ["-r", library], ["A.flac"]),
+        ("a*", [library, library / "b.wav"], ["A.flac", "b.wav"]),
+        ("*", [library], ["A.flac", "b.wav"]),
+        ("B.*", ["-r", library, tmp_path / "LIVE [1].WAV"], ["b.wav", "LIVE [1].WAV"]),
+        ("live [[]?].wav", [tmp_path], ["LIVE [1].WAV"]),
+    ):
+        code, out, _ = mer("-f", "json", "--glob", pattern, *arguments)
+        assert code == 0 and [os.path.basename(record["path"]) for record in json.loads(out)] == expected
+    code, out, _ = mer("-f", "json", "--glob", "*.aiff", library)
+    (record,) = json.loads(out)
+    assert code == 1 and record["error"].startswith(f"{library}: a folder without audio files whose names fit '*.aiff'")
+
+
+def test_threshold(mer, model, library, tmp_path):
+    """One score for all tags, or the model's own of each; it is said in every format."""
+    record = json.loads(mer("-f", "json", library / "b.wav")[1])[0]
+    assert record["threshold"] == 0.5
+    assert record["moods"] == [tag["label"] for tag in record["tags"] if tag["score"] >= 0.5]
+    for threshold, count in ((record["tags"][2]["score"], 3), (0, 56), (1, 0)):
+        chosen = json.loads(mer("-f", "json", "--threshold", threshold, "--top-k", 2, library / "b.wav")[1])[0]
+        assert chosen["moods"] == [tag["label"] for tag in record["tags"][:count]] and chosen["threshold"] == threshold
+    row = next(csv.DictReader(io.StringIO(mer("-f", "csv", "--threshold", 0.75, library / "b.wav")[1])))
+    assert row["threshold"] == "0.75" and len(row["moods"].split("; ")) == sum(
+        float(row[tag]) >= 0.75 for tag in MOOD_TAGS
+    )
+    assert re.search(r"^  moods    no tag reaches 1$", mer("--threshold", 1, library / "b.wav")[1], re.MULTILINE)
+
+    folder = shutil.copytree(model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    thresholds = [0.0 if tag in ("sad", "calm") else 1.0 for tag in MOOD_TAGS]
+    (folder / "config.json").write_text(json.dumps(config | {"thresholds": thresholds}))
+    record = json.loads(mer("-f", "json", library / "b.wav", model=folder)[1])[0]
+    assert sorted(record["moods"]) == ["calm", "sad"] and record["threshold"] is None
+    row = next(csv.DictReader(io.StringIO(mer("-f", "csv", library / "b.wav", model=folder)[1])))
+    assert sorted(row["moods"].split("; ")) == ["calm", "sad"] and row["threshold"] == ""
+    shown = mer(library / "b.wav", model=folder)[1]
+    assert re.search(r"^  moods    (calm  sad|sad  calm)   \(each at its own threshold or more\)$", shown, re.M)
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory):
+    """A file of 8 s: a chord, then another, much quieter."""
+    folder = tmp_path_factory.mktemp("changing")
+    parts = [soundfile.read(write_music(folder / f"{pitch}.wav", pitch, 4))[0] for pitch in (262, 370)]
+    soundfile.write(folder / "song.wav", np.concatenate((parts[0], 0.05 * parts[1])), 16000)
+    return str(folder / "song.wav")
+
+
+def test_curve(mer, model, changing, library):
+    """All formats tell what the pipeline does; workers and batches change nothing."""
+    pipe = predict.load_pipeline(model)
+    answer = pipe(changing, curve=3.0, hop=2.0)
+    code, out, err = mer("-f", "json", "--curve", 3, "--hop", 2, changing)
+    (record,) = json.loads(out)
+    assert (code, err) == (0, "") and {name: record[name] for name in answer} == json.loads(json.dumps(answer))
+    assert [(window["start"], window["end"]) for window in record["curve"]] == [(0, 3), (2, 5), (4, 7), (5, 8)]
+
+    table = mer("-f", "csv", "--curve", 3, "--hop", 2, changing, library / "no.wav")[1]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    error = rows.pop()
+    assert list(error)[2:6] == ["error", "start", "end", "duration"] and list(error)[-56:] == list(MOOD_TAGS)
+    assert {name for name, value in error.items() if value} == {"path", "error"}
+    assert len(rows) == 4
+    for row, window in zip(rows, record["curve"]):
+        assert (float(row["start"]), float(row["end"])) == (window["start"], window["end"])
+        for name in ("valence", "arousal"):
+            assert float(row[name]) == pytest.approx(window[name], abs=5e-4)
+        scores = {tag: float(row[tag]) for tag in MOOD_TAGS if row[tag]}
+        assert scores == pytest.approx({tag["label"]: tag["score"] for tag in window["tags"]}, abs=5e-5)
+        assert row["moods"] == "; ".join(record["moods"]) and row["key"] == record["key"] and row["duration"] == "8.000"
+    chords = [chord["label"] for chord in record["chords"]]
+    assert len(chords) > 1
+    assert rows[0]["chords"] == chords[0] and rows[-1]["chords"] == chords[-1] and " " in rows[1]["chords"]
+
+    arguments = ("-r", "-f", "jsonl", "--curve", 1, changing, library)
+    expected = [json.loads(line) for line in mer(*arguments)[1].splitlines()]
+    for options in (("--workers", 2), ("--batch", 3)):
+        found = [json.loads(line) for line in mer(*arguments, *options)[1].splitlines()]
+        for record, other in zip(expected, found, strict=True):
+            assert [close(window) for window in other.pop("curve", [])] == [close(w) for w in record.get("curve", [])]
+        assert [close(record) for record in found] == [
+            close({name: value for name, value in record.items() if name != "curve"}) for record in expected
+        ]
+
+
+def test_curve_in_a_table(mer, model, changing, library):
+    """A line for each of valence and arousal, on the whole scale; many windows are drawn together."""
+    (record,) = json.loads(mer("-f", "json", "--curve", 1, changing)[1])
+    shown = mer("--curve", 1, changing)[1]
+    assert "  curve    0:00 to 0:08, ▁ is 1, █ is 9\n" in shown
+    for name in ("valence", "arousal"):
+        line = re.search(rf"^    {name}  ([▁-█]+)$", shown, re.MULTILINE)[1]
+        assert line == "".join("▁▂▃▄▅▆▇█"[round((window[name] - 1) / 8 * 7)] for window in record["curve"])
+    shown = mer("--curve", 1, "--hop", 0.1, changing)[1]
+    assert [len(line) for line in re.findall(r"^    (?:valence|arousal)  ([▁-█]+)$", shown, re.MULTILINE)] == [60, 60]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_curve_needs_no_second_decoding(mer, changing, monkeypatch, workers, tmp_path):
+    log, original = tmp_path / "log", soundfile.SoundFile
+
+    def logged(*args):
+        with open(log, "a") as file:
+            file.write("x")
+        return original(*args)
+
+    monkeypatch.setattr(soundfile, "SoundFile", logged)
+    assert mer("-f", "json", "--curve", 1, "--workers", workers, changing, changing)[0] == 0
+    assert log.read_text() == "xx"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--threshold", "1.5"], "--threshold must be a score from 0 to 1"),
+        (["--threshold", "nan"], "--threshold must be a score from 0 to 1"),
+        (["--curve", "0.5"], "--curve must be a number of seconds from 1 to 30, not 0.5"),
+        (["--curve", "31"], "--curve must be a number of seconds from 1 to 30, not 31.0"),
+        (["--curve", "5", "--hop", "6"], "--hop must be a number of seconds from 0.1 to the curve's 5, not 6.0"),
+        (["--curve", "5", "--hop", "0"], "--hop must be a number of seconds from 0.1 to the curve's 5, not 0.0"),
+        (["--hop", "2"], "give curve, too"),
+        (["--curve", "5", "-f", "csv", "-o", "FOLDER/x", "--resume"], "--curve with --resume needs -f jsonl"),
+        (["--plot", "FOLDER/x.png", "-f", "csv", "-o", "FOLDER/x", "--resume"], "--plot with --resume needs -f jsonl"),
+        (["--plot", "FOLDER/x.gif"], ".png"),
+        (["--plot", "FOLDER/no/x.png"], "no such folder"),
+        (["--plot", "FOLDER/x.svg", "-o", "FOLDER/x.svg"], "name two"),
+    ],
+)
+def test_usage_that_makes_no_sense(mer, library, tmp_path, arguments, words):
+    """Said in one line before any work is done."""
+    arguments = [argument.replace("FOLDER", str(tmp_path)) for argument in arguments]
+    code, out, err = mer(library / "b.wav", *arguments)
+    assert (code, out) == (2, "") and err.startswith("mer predict: ") and words in err and len(err.splitlines()) == 1
+    assert not os.listdir(tmp_path)
+
+
+def test_several_processes_draw_nothing(mer, library, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = ("-f", "jsonl", "-o", tmp_path / "x.jsonl", "--plot", tmp_path / "x.png")
+    code, _, err = mer(*options, library)
+    assert code == 2 and err == "mer predict: --plot cannot be drawn by several processes; run it in one\n"
+    code, _, err = mer("-f", "csv", "-o", tmp_path / "x.csv", "--curve", 5, library)
+    assert code == 2 and "--curve with several processes needs -f jsonl" in err and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_plot(mer, library, changing, tmp_path, kind):
+    """Beside whatever is written; a picture of that kind."""
+    target = tmp_path / f"mood & time.{kind}"
+    code, out, err = mer("--curve", 2, "--plot", target, changing)
+    assert (code, err) == (0, "") and len(re.findall(r"\d\.\d\d   [█ ]{20} ", out)) == 5
+    assert os.listdir(tmp_path) == [target.name]
+    start = target.read_bytes()[:500]
+    assert start.startswith(b"\x89PNG") if kind == "png" else b"<svg" in start
+
+
+def test_what_is_drawn(mer, library, changing, tmp_path, monkeypatch):
+    """All files, the failed ones, and of a run that is resumed those of before; of many only what a plane shows."""
+    drawn = []
+    monkeypatch.setattr("mer.scripts.pictures.save_picture", lambda records, path: drawn.append((records, path)))
+    plot = ("--plot", tmp_path / "x.png")
+    (record,) = json.loads(mer("-f", "json", "--curve", 2, changing)[1])
+    assert mer("--curve", 2, *plot, changing)[0] == 0
+    assert drawn.pop() == ([record], tmp_path / "x.png")  # all 56 tags, though the table shows 5
+    first = [json.loads(line) for line in mer("-r", "-f", "jsonl", library)[1].splitlines()]
+    for count in (0, 3):  # rows that were there
+        options = ("--resume", "-f", "jsonl", "-o", tmp_path / "moods", *plot)
+        code, _, err = mer(*options, "-r", library)
+        assert code == 1 and (f"3 done ({count} of them before), 1 failed" in err) == (count > 0)
+        (records, _), expected = drawn.pop(), first
+        assert [record["path"] for record in records] == [record["path"] for record in expected]
+        for record, whole in zip(records, expected):
+            if whole["error"] is None:
+                for name in ("valence", "arousal", "moods", "scale", "model"):
+                    assert record[name] == whole[name]
+                assert record["tags"][0] == whole["tags"][0]
+            else:
+                assert record == whole
+        assert records[0] == expected[0] and "chords" not in records[1] and not drawn
+
+
+def test_a_picture_that_cannot_be_drawn(mer, library, tmp_path):
+    """The rows are there all the same."""
+    code, out, err = mer("-f", "jsonl", "--plot", tmp_path / "x.png", library / "missing.wav")
+    assert code == 1 and json.loads(out)["error"] and not os.listdir(tmp_path)
+    lines = err.splitlines()
+    assert len(lines) == 2 and lines[1].startswith(f"mer predict: cannot draw {tmp_path / 'x.png'}: nothing to draw")
+
+
+def test_progress_and_summary(mer, library):
+    """Files done of all, the rate and the time left; in the end what came out, how long and how fast."""
+    code, _, err = mer("-r", "-f", "jsonl", library)
+    assert re.search(r"mer predict: +\d+%\|.*\| \d/4 \[\d\d:\d\d<(\d\d:\d\d|\?), .*file(/s)?\]", err), err
+    last = err.splitlines()[-1]
+    match = re.fullmatch(r"3 done, 1 failed in (\d+\.\d) s, (\d+) times real time", last)
+    assert match and float(match[1]) < 60 and int(match[2]) >= 1
+
+
 def test_leftovers_of_macos_are_no_music(mer, tmp_path):
     write_music(tmp_path / "a.wav")
     (tmp_path / "._a.wav").write_bytes(b"\0\5\x16\7")
@@ -216,7 +421,7 @@ def test_error_of_one_kind_nobody_thought_of(mer, library, monkeypatch):
     """Whatever a file does to the pipeline, the others are done."""
     original = {module: getattr(module, name) for module, name in ((pipeline_mer, "prepare"), (MERPipeline, "postprocess"))}
 
-    def prepare(path, extractor):
+    def prepare(path, extractor, *rest):
         if path.endswith("A.flac"):
             raise KeyError("surprise\nsecond line")
         return original[pipeline_mer](path, extractor)
@@ -334,9 +539,12 @@ def test_a_batch_that_is_too_much_goes_one_by_one(mer, library, monkeypatch):
 def heard(monkeypatch):
     """Names of the files that are heard by a model from now on."""
     found, original = [], pipeline_mer.prepare
-    monkeypatch.setattr(
-        pipeline_mer, "prepare", lambda path, extractor: found.append(Path(path).name) or original(path, extractor)
-    )
+
+    def prepare(path, *rest):
+        found.append(Path(path).name)
+        return original(path, *rest)
+
+    monkeypatch.setattr(pipeline_mer, "prepare", prepare)
     return found
 
 
@@ -367,6 +575,38 @@ def test_resuming_after_another_model_starts_anew(mer, model, library, tmp_path,
         heard.clear()
         assert mer("-f", "csv", "-o", tmp_path / "x", "--resume", library, model=place)[0] == 0
         assert len(heard) == count
+
+
+@pytest.mark.parametrize(
+    ("fmt", "runs"),
+    [
+        ("csv", ["", "--threshold 0.5", "--threshold 0.25", "--top-k 3 --threshold 0.25", "--top-k 99"]),
+        ("jsonl", ["", "--threshold 0.5", "--threshold 0.25", "--top-k 3", "--top-k 99", "--curve 1", "--curve 2"]),
+        ("jsonl", ["--curve 1", "--curve 1 --hop 0.5", "--curve 1 --hop 0.25", "--curve 1 --hop 0.25 --top-k 99", ""]),
+    ],
+)
+def test_resuming_with_other_settings_starts_anew(mer, changing, tmp_path, heard, fmt, runs):
+    """Rows of another threshold, number of tags or curve are never kept, and those of the same are."""
+    target, same = tmp_path / "x", ("--threshold 0.5", "--curve 1 --hop 0.5")  # as the run before, by default
+    other = write_music(tmp_path / "music" / "other.wav", seconds=4)
+    for run in runs:
+        for again in (False, True):
+            heard.clear()
+            code, _, _ = mer("-f", fmt, "-o", target, "--resume", *run.split(), changing, other)
+            assert code == 0 and heard == ([] if again or run in same else ["song.wav", "other.wav"]), run
+        assert target.read_text(encoding="utf-8") == mer("-f", fmt, *run.split(), changing, other)[1]
+
+
+def test_rows_of_before_there_were_moods_are_refused(mer, library, tmp_path):
+    """A file of an older version: said, and left alone."""
+    table = "path,sha256,error,valence,arousal,scale_low,scale_high,key,chords,model," + ",".join(MOOD_TAGS) + "\n"
+    line = json.dumps({"path": "a", "sha256": "0", "error": None, "tags": [], "valence": 5, "arousal": 5, "model": "m"})
+    curves = mer("-f", "csv", "--curve", 1, library)[1]
+    for fmt, text in (("csv", table), ("jsonl", line + "\n"), ("csv", curves)):
+        (tmp_path / "x").write_text(text)
+        code, _, err = mer("-f", fmt, "-o", tmp_path / "x", "--resume", library)
+        assert code == 1 and "holds something else than rows of this model; name another file." in err
+        assert (tmp_path / "x").read_text() == text and os.listdir(tmp_path) == ["x"]
 
 
 @pytest.mark.parametrize("fmt", ["csv", "jsonl"])
