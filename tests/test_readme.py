@@ -42,10 +42,17 @@ def test_python_blocks_run_in_order(tmp_path):
 
 def test_commands_run(tmp_path):
     folder = checkout(tmp_path)
-    block = re.search(r"```bash\n(mer predict.*?)```", TEXT, re.DOTALL)[1]
-    printed = run(tmp_path, "bash", "-ec", block)
-    assert "G major" in printed and '"scale": [1.0, 9.0]' in printed
+    blocks = re.findall(r"```bash\n(mer predict.*?)```", TEXT, re.DOTALL)
+    first, library = (block for block in blocks if "accelerate" not in block)
+    printed = run(tmp_path, "bash", "-ec", first)
+    assert "G major" in printed and '"scale": [1.0, 9.0]' in printed and "`mer predict` works here" in printed
     assert len((folder / "moods.csv").read_text().splitlines()) == 3
+    assert (folder / "dark.png").read_bytes().startswith(b"\x89PNG")
+    music = {file: file.read_bytes() for file in (folder / "samples").iterdir()}
+    printed = run(tmp_path, "bash", "-ec", library)
+    assert "mood_valence  (none) -> " in printed and {file: file.read_bytes() for file in music} == music
+    assert "dark.ogg" in (folder / "calm.m3u8").read_text() and "bright.ogg" not in (folder / "calm.m3u8").read_text()
+    assert len(re.findall("^samples/.*ogg$", (folder / "up.m3u8").read_text(), re.MULTILINE)) == 2
 
 
 def test_fine_tuning_on_ones_own_music(tmp_path):
