@@ -44,8 +44,8 @@ setup(
         "torchaudio": ["torchaudio>=2.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"],  # for scripts/export_onnx.py
         "beets": ["beets>=2.14,<3"],  # for the plugin of the music library manager
-        "demo": ["gradio>=5"],  # for the web page in space/
-        "dev": ["mir_eval>=0.8", "pytest>=8"],
+        "demo": ["gradio>=6.31,<7"],  # for the web page in space/
+        "dev": ["mir_eval>=0.8", "playwright>=1.65", "pytest>=8"],  # playwright drives an installed chromium
     },
     entry_points={"console_scripts": ["mer = mer.scripts.cli:main"]},
     classifiers=[

@@ -507,8 +507,12 @@ def predict(pipe, path, inputs, top_k=None, threshold=None):
 
 def model_name(pipe):
     """The folder or Hub id that a model came from, with the commit of a Hub id; `mer-small` for the embedded one."""
-    config = pipe.model.config
-    if config.name_or_path == str(EMBEDDED_MODEL):
+    name = pipe.model.config.name_or_path
+    if name == str(EMBEDDED_MODEL):
         return "mer-small"
-    commit = getattr(config, "_commit_hash", None)
-    return f"{config.name_or_path}@{commit}" if commit else config.name_or_path
+    if not name or os.path.isdir(name):
+        return name
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json")  # .../snapshots/COMMIT/config.json
+    return f"{name}@{Path(file).parent.name}" if isinstance(file, str) else name

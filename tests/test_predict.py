@@ -23,6 +23,7 @@ from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERMe
 from mer.configuration_mer import MOOD_TAGS
 from mer.scripts import cli, predict
 from mer.scripts.export_hub import export
+from test_hub import put_in_hub_cache
 
 COMMAND = str(Path(sys.executable).with_name("mer"))
 
@@ -893,6 +894,16 @@ def test_console_command_in_a_narrow_world(model, library, tmp_path):
     assert result.returncode == 0, result.stderr
     assert b"Traceback" not in result.stderr and b"2 done, 0 failed" in result.stderr
     assert result.stdout.count(b"  valence ") == 2 and b"caf" in result.stdout
+
+
+def test_a_model_by_its_id_is_named_with_its_commit(model, library, tmp_path):
+    name = put_in_hub_cache(model, tmp_path / "home")
+    result = subprocess.run(
+        [COMMAND, "predict", library / "b.wav", "--model", name, "-f", "json"], capture_output=True, cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    (record,) = json.loads(result.stdout)
+    assert re.fullmatch(f"{name}@[0-9a-f]{{40}}", record["model"]), result.stderr
 
 
 def test_reader_that_stops_early(model, library):
