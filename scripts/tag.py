@@ -425,6 +425,12 @@ def audio_hash(path):
     """
     import soundfile
 
+    class Sequential(soundfile.SoundFile):
+        # soundfile seeks after every block, where the decoder of MP3 starts anew, and of some files says so on the
+        # terminal.
+        def seekable(self):
+            return False
+
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         if file.read(8)[4:] == b"ftyp":
@@ -434,7 +440,7 @@ def audio_hash(path):
                     digest.update(atom.read(file)[1])
             return digest.hexdigest()
     try:
-        with soundfile.SoundFile(path) as file:
+        with Sequential(path) as file:
             digest.update(f"{file.samplerate} {file.channels}".encode())
             while len(block := file.read(1 << 18, dtype="float64")):
                 digest.update(block.tobytes())
