@@ -1,0 +1,76 @@
+"""Give the embedded model ``mer-small`` a decision threshold for each tag.
+
+    python -m mer.scripts.calibrate_small --data ../shared/data --work WORK [--model .]
+
+Needs the cross-validation of `benchmarks/small.py` in WORK, whose `as-shipped-fold*.npz` hold what models said of clips
+of artists that they had not heard. How often a tag should be said is learned from people: the public answers of the tag
+teacher, the official MTG-Jamendo mood/theme baseline, for the 4,231 test tracks of split-0 stand beside people's tags
+(``mediaeval`` in DATA), and a tag's share is the one at which the teacher's F1 is highest, at most `MOST` times as often
+as people say it (the F1 of tags that the teacher cannot tell is highest where it says them of nearly everything). A
+tag's threshold is the score that this share of the held-out clips reaches: the teacher's own thresholds do not carry
+over, as its probabilities rise and fall with the kind of recording. Printed: how the teacher does, and the thresholds,
+which are written into the model's config.json.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+from sklearn.metrics import precision_recall_curve
+
+from ..configuration_mer import MOOD_TAGS, MERConfig
+from ..training.metrics import expected_calibration_error
+
+MOST = 3
+
+
+def best_share(labels, scores, most):
+    """The share of rows to call positive, by the highest scores, at which F1 is highest, and that F1.
+
+    Args:
+        labels (array of shape `(n,)`): 1 = the tag holds, 0 = not; at least one 1.
+        scores (array of shape `(n,)`): the higher, the likelier.
+        most (`float`): the largest share that is allowed.
+    """
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    shares = (scores[:, None] >= thresholds).mean(0)
+    f1 = 2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)
+    best = np.where(shares <= most, f1, -1.0).argmax()
+    return float(shares[best]), float(f1[best])
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with mediaeval")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the cross-validation")
+    parser.add_argument("--model", type=Path, default=Path(__file__).resolve().parent.parent, help="folder")
+    args = parser.parse_args(argv)
+
+    folder = args.data / "mediaeval"
+    people, teacher = (
+        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("groundtruth", "baseline_vggish_predictions")
+    )
+    scores = []
+    for file in sorted(args.work.glob("as-shipped-fold*.npz")):
+        with np.load(file, allow_pickle=False) as held_out:
+            scores.append(expit(held_out["tags"]))
+    scores = np.concatenate(scores)
+    said = people.mean(0)
+    found = [best_share(people[:, tag], teacher[:, tag], MOST * said[tag]) for tag in range(len(MOOD_TAGS))]
+    thresholds = [float(np.quantile(scores[:, tag], 1 - share)) for tag, (share, _) in enumerate(found)]
+    print(f"{len(people)} tracks; the teacher's expected calibration error, mean over tags: ", end="")
+    print(f"{expected_calibration_error(people, teacher):.4f}")
+    print(f"F1 of the teacher against people, mean over tags: {np.mean([f1 for _, f1 in found]):.3f}")
+    print(f"tags a track: people {said.sum():.2f}; mer-small on {len(scores)} held-out clips ", end="")
+    print(f"{(scores >= thresholds).sum(1).mean():.2f}")
+    for tag, threshold, (share, f1) in zip(MOOD_TAGS, thresholds, found):
+        print(f"{tag:15} threshold {threshold:.4f}, said of {share:.1%}, F1 of the teacher {f1:.3f}")
+    config = MERConfig.from_pretrained(args.model)
+    config.thresholds = [round(threshold, 4) for threshold in thresholds]
+    config.save_pretrained(args.model)
+
+
+if __name__ == "__main__":
+    main()
