@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mer import MERFeatureExtractor, MERForAudioClassification
+from mer import MERFeatureExtractor, MERForAudioClassification, modeling_mer
 from safetensors.torch import save_file
 from test_modeling_mer import HUBERT as SIZES
 from transformers import (
@@ -208,7 +208,7 @@ def test_by_hub_id_from_an_offline_cache(tmp_path):
     (repo / "refs/main").write_text("0123abc")
     code = """
 import numpy as np, torch
-from mer import MERFeatureExtractor, MERForAudioClassification
+from mer import MERFeatureExtractor, MERForAudioClassification, modeling_mer
 model = MERForAudioClassification.from_encoder("m-a-p/MERT-v1-95M", layers=(2, 3), trunk_size=8)
 extractor = MERFeatureExtractor.from_encoder("m-a-p/MERT-v1-95M", harmony_recognizer=None)
 waveform = np.sin(np.arange(48000) / 20).astype(np.float32)
