@@ -1,10 +1,13 @@
+import argparse
 import csv
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 from mer import MERForAudioClassification
 from mer.scripts import train_small
 from mer.scripts.predict import load_pipeline
@@ -158,3 +161,22 @@ def test_folds_are_of_artists_and_cover_every_clip(monkeypatch):
         assert all(20 < sum(row["quadrant"] == q for row in parts["train"]) < 50 for q in range(4))
         held_out += [row["track"] for row in parts["validation"]]
     assert sorted(held_out) == list(range(200))
+
+
+def test_temperatures_make_quadrants_calibrated(tmp_path):
+    """Of clips whose quadrants follow their valence and arousal by chance, four times less surely than these say."""
+    spec = importlib.util.spec_from_file_location("small", ROOT / "benchmarks" / "small.py")
+    small = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(small)
+    random = np.random.default_rng(0)
+    va = random.normal(5, 3, (4000, 2))
+    positive = random.random(va.shape) < 1 / (1 + np.exp(-(va - 5) / 4))
+    quadrant = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
+    tracks = np.array([f"track {n}" for n in range(len(va))])
+    for fold, part in enumerate(np.array_split(np.arange(len(va)), train_small.FOLDS)):
+        np.savez(tmp_path / f"as-shipped-fold{fold}-seed0.npz", track=tracks[part], valence_arousal=va[part])
+    args = argparse.Namespace(work=tmp_path, seeds=1)
+    error = small.calibration(args, "as shipped", dict(zip(tracks.tolist(), quadrant.tolist())))
+    assert error["with"] < 0.03 < 0.1 < error["without"]
+    corners = small.quadrant_probabilities(np.array([[9.0, 9], [1, 9], [1, 1], [9, 1]]), 1.0)
+    np.testing.assert_allclose(corners, np.eye(4), atol=0.04)
