@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def predict(pipe, files):
-    """Tags (clips, 56) in the vocabulary's order, [valence, arousal] (clips, 2) and how many moods (clips,), of files."""
+    """Tags (clips, 56) in the vocabulary's order, [valence, arousal] (clips, 2), numbers of moods (clips,) of files."""
     tags, va, moods = [], [], []
     for file in tqdm(files, unit="clip"):
         answer = pipe(str(file), return_valence_arousal=True)
@@ -81,7 +81,8 @@ def main(argv=None):
     print("     " + "".join(f"{name:>5}" for name in QUADRANTS))
     for name, row in zip(QUADRANTS, confusion_matrix(truth, quadrant_of(va), labels=range(4))):
         print(f"{name:>5}" + "".join(f"{count:5d}" for count in row))
-    print(f"moods a clip: mean {moods.mean():.1f}, {moods.min()} to {moods.max()}; none: {np.mean(moods == 0):.0%} of clips")
+    none = f"none: {np.mean(moods == 0):.0%} of clips"
+    print(f"moods a clip: mean {moods.mean():.1f}, {moods.min()} to {moods.max()}; {none}")
     for name, column in (("valence", 0), ("arousal", 1)):
         print(f"{name}: mean {va[:, column].mean():.2f}, deviation {va[:, column].std():.2f} on 1 to 9")
 

@@ -66,7 +66,8 @@ def run(args, variant, fold, seed):
 def quadrant_probabilities(valence_arousal, temperatures):
     """[valence, arousal] (n, 2) on 1-9 -> probabilities of Q1 to Q4 (n, 4)."""
     valence, arousal = expit((valence_arousal - 5) / temperatures).T
-    return np.stack((valence * arousal, (1 - valence) * arousal, (1 - valence) * (1 - arousal), valence * (1 - arousal)), 1)
+    pleasant = np.stack((valence, 1 - valence, 1 - valence, valence), 1)
+    return pleasant * np.stack((arousal, arousal, 1 - arousal, 1 - arousal), 1)
 
 
 def calibration(args, variant, quadrants):
@@ -142,7 +143,8 @@ def main(argv=None):
     print()
     for variant in args.variants:
         error = calibration(args, variant, quadrants)
-        print(f"{variant}: calibration error of the quadrants {error['with']:.3f}, without temperatures {error['without']:.3f}")
+        plain = f"without temperatures {error['without']:.3f}"
+        print(f"{variant}: calibration error of the quadrants {error['with']:.3f}, {plain}")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def moods_html(record):
         best = record["tags"][0]
         likeliest = f"{escape(best['label'])}, {best['score']:.2f} of 1"
         return f"<p>Moods: no tag reaches its threshold; the likeliest is {likeliest}.</p>"
-    items = "".join(f"<li>{escape(label)} {scores[label]:.2f}</li>" for label in record["moods"])
+    items = "\n".join(f"<li>{escape(label)} {scores[label]:.2f}</li>" for label in record["moods"])
     return f'<p>Moods, tags whose score (0 to 1) reaches its threshold:</p><ul class="moods">{items}</ul>'
 
 

@@ -267,10 +267,11 @@ def until(page, selector, words):
 
 def moods_are(page, labels, scores):
     """Wait until these moods are shown, in this order, or that there are none."""
-    if labels:
-        until(page, "#moods", "  ".join(f"{label} {scores[label]:.2f}" for label in labels))
-        assert page.locator("#moods li").count() == len(labels)
-    else:
+    from playwright.sync_api import expect
+
+    shown = [f"{label} {scores[label]:.2f}" for label in labels]
+    expect(page.locator("#moods li")).to_have_text(shown, timeout=60_000)
+    if not labels:
         until(page, "#moods", "no tag reaches its threshold")
 
 
@@ -341,9 +342,7 @@ def test_two_visitors_at_once(visit):
             page.locator("#threshold input[type=number]").fill("0.1")
             page.keyboard.press("Enter")
         for page, path in (one, other):
-            page.locator("#moods li").first.wait_for()
-            likeliest = "melodic" if path == BRIGHT else "film"
-            assert page.locator("#moods li").first.inner_text().startswith(likeliest)
+            until(page, "#moods li >> nth=0", "melodic" if path == BRIGHT else "film")
             page.get_by_role("button", name="Clear").first.click()
             page.locator("#results").wait_for(state="hidden")
 
