@@ -277,9 +277,10 @@ def hear(student, dataset):
     return tuple(torch.stack(values).numpy() for values in zip(*heard))
 
 
-def validate(student, dataset):
-    """Quadrant accuracy from the signs of V - 5 and A - 5, of each side, and Spearman to the tag teacher."""
-    tags, va, _ = hear(student, dataset)
+def validate(heard, dataset):
+    """Quadrant accuracy from the signs of V - 5 and A - 5, of each side, and Spearman to the tag teacher, of what
+    [`hear`] returned of the dataset."""
+    tags, va, _ = heard
     positive = va > 5
     quadrant = np.array([row["quadrant"] for row in dataset.rows])
     right = positive == np.stack((np.isin(quadrant, (0, 3)), np.isin(quadrant, (0, 1))), 1)
@@ -328,6 +329,7 @@ def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate
     hours = sum(row["mel"].shape[1] for row in dataset.rows if row["quadrant"] < 0) / 50 / 3600
     log(f"training: {heard} clips with people's labels, {hours:.1f} hours without; {len(held_out)} validation clips")
     log(f"{steps} steps an epoch")
+    tracks = [row["track"] for row in held_out.rows]
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1000 + epoch)
         dataset.epoch = epoch
@@ -344,7 +346,10 @@ def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate
             schedule.step()
             for part, value in parts.items():
                 sums[part] = sums.get(part, 0.0) + value.item() / steps
-        result = validate(student, held_out)
+        said = hear(student, held_out)
+        # Before the log, whose last epoch says that a run is complete.
+        np.savez(work / f"{name}.npz", track=tracks, **dict(zip(("tags", "valence_arousal", "quadrants"), said)))
+        result = validate(said, held_out)
         log(json.dumps({"epoch": epoch + 1, **{k: round(float(v), 4) for k, v in (sums | result).items()}}))
         state = {
             "student": student.state_dict(),
@@ -354,9 +359,6 @@ def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate
         }
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
-    names = ("tags", "valence_arousal", "quadrants")
-    tracks = [row["track"] for row in held_out.rows]
-    np.savez(work / f"{name}.npz", track=tracks, **dict(zip(names, hear(student, held_out))))
     return student.eval()
 
 

@@ -74,6 +74,9 @@ def test_a_run_that_is_cut_and_resumed_gives_the_same_weights(arguments, tmp_pat
     monkeypatch.setattr(train_small, "validate", validate)
     monkeypatch.setattr(train_small, "load_audio", lambda path: pytest.fail("features must not be made twice"))
     train_small.main(arguments("cut"))
+    whole, cut = (np.load(tmp_path / "work" / f"{name}.npz", allow_pickle=False) for name in ("whole", "cut"))
+    assert whole["track"].tolist() and whole["tags"].shape == (len(whole["track"]), 56)
+    assert all(np.array_equal(whole[name], cut[name]) for name in whole.files)
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, atol=1e-6, rtol=1e-5)
