@@ -28,7 +28,8 @@ QUADRANTS = (  # corner (right, top) and what is felt there, in plain words
     ("Q3", (0, 0), "sad, gloomy"),
     ("Q4", (1, 0), "calm, content"),
 )
-# Degrees on the circle of Russell (1980), from pleasant towards energetic; words that name no quadrant.
+# Degrees from pleasant towards energetic, about as on the circle of Russell (1980): to orient people, no measurement.
+# Words that name no quadrant.
 AFFECTS = {
     "delighted": 24.9,
     "astonished": 69.8,
