@@ -118,6 +118,10 @@ class MERConfig(PreTrainedConfig):
         thresholds (`list[float]`, *optional*): a decision threshold for each tag, in [0, 1].
         valence_arousal_range (`tuple[float, float]`, *optional*, defaults to `(1, 9)`): the scale of
             `valence_arousal`, which is always [valence, arousal].
+        quadrant_head (`bool`, *optional*, defaults to `False`): valence and arousal are read off the logits of four
+            quadrants, see [`MEROutput`]; else the head regresses both, as published.
+        quadrant_temperature (`float`, *optional*, defaults to 1): what divides the quadrants' logits before they
+            become probabilities; fitted on held-out music. Above 0.
     """
 
     model_type = "mer"
@@ -145,6 +149,8 @@ class MERConfig(PreTrainedConfig):
     tag_positive_rates: list[float] | tuple[float, ...] | None = None
     thresholds: list[float] | tuple[float, ...] | None = None
     valence_arousal_range: list[float] | tuple[float, ...] | list[int] | tuple[int, ...] = (1.0, 9.0)
+    quadrant_head: bool = False
+    quadrant_temperature: float | int = 1.0
 
     def __post_init__(self, **kwargs):
         if self.encoder_config is None:
@@ -194,6 +200,8 @@ class MERConfig(PreTrainedConfig):
         low, high = self.valence_arousal_range
         if not low < high:
             raise ValueError(f"valence_arousal_range must rise, not {low} to {high}.")
+        if not self.quadrant_temperature > 0:
+            raise ValueError(f"quadrant_temperature must be above 0, not {self.quadrant_temperature}.")
         for name, rates, least in (
             ("tag_positive_rates", self.tag_positive_rates, "above 0"),
             ("thresholds", self.thresholds, "from 0"),

@@ -58,6 +58,11 @@ class MEROutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(B, num_labels)`): one logit a tag; the sigmoid is its probability.
         valence_arousal (`torch.FloatTensor` of shape `(B, 2)`): [valence, arousal] on `config.valence_arousal_range`
             (1 to 9), not clipped.
+        quadrant_logits (`torch.FloatTensor` of shape `(B, 4)`): one logit each of Q1 (V+A+), Q2 (V-A+), Q3 (V-A-) and
+            Q4 (V+A-); the likeliest is the one that valence and arousal lie in. Of a head that regresses those, the
+            distances from the middle of the scale are the logits of two independent signs; with
+            `config.quadrant_head`, valence is the middle plus the best of Q1 and Q4 less the best of Q2 and Q3, and
+            arousal likewise.
         embedding (`torch.FloatTensor` of shape `(B, trunk_size)`): output of the trunk that all heads read.
         segment_embeddings (`torch.FloatTensor` of shape `(B, S, D)`): output of the encoder, zero where there is no
             segment. Given back to `forward`, it takes the place of `input_values`.
@@ -67,6 +72,7 @@ class MEROutput(ModelOutput):
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     valence_arousal: torch.FloatTensor | None = None
+    quadrant_logits: torch.FloatTensor | None = None
     embedding: torch.FloatTensor | None = None
     segment_embeddings: torch.FloatTensor | None = None
     mood_loss: torch.FloatTensor | None = None
@@ -523,9 +529,10 @@ class MERForAudioClassification(MERPreTrainedModel):
         super().__init__(config)
         self.mer = MERModel(config)
         self.mood_head = self._head(config, config.num_labels)
-        self.valence_arousal_head = self._head(config, 2)
+        self.valence_arousal_head = self._head(config, 4 if config.quadrant_head else 2)
         # An untrained head answers the middle of the scale.
-        self.valence_arousal_head[-1].initial_bias = sum(config.valence_arousal_range) / 2
+        if not config.quadrant_head:
+            self.valence_arousal_head[-1].initial_bias = sum(config.valence_arousal_range) / 2
         self.post_init()
 
     @staticmethod
@@ -631,15 +638,18 @@ class MERForAudioClassification(MERPreTrainedModel):
             segment_embeddings=segment_embeddings,
         )
         output.logits = self.mood_head(output.embedding)
-        output.valence_arousal = self.valence_arousal_head(output.embedding)
+        answer = self.valence_arousal_head(output.embedding)
+        middle = sum(self.config.valence_arousal_range) / 2
+        if self.config.quadrant_head:
+            output.quadrant_logits, output.valence_arousal = answer, valence_arousal_of(answer) + middle
+        else:
+            output.quadrant_logits, output.valence_arousal = (answer - middle) @ _signs(answer) / 2, answer
         if labels is not None:
             output.mood_loss = mood_loss(output.logits, labels, self.config.tag_positive_rates)
         if valence_arousal_labels is not None:
             output.valence_arousal_loss = valence_arousal_loss(output.valence_arousal, valence_arousal_labels)
         if quadrant_labels is not None:
-            output.quadrant_loss = quadrant_loss(
-                output.valence_arousal, quadrant_labels, self.config.valence_arousal_range
-            )
+            output.quadrant_loss = quadrant_loss(output.quadrant_logits, quadrant_labels)
         parts = [output.mood_loss, output.valence_arousal_loss, output.quadrant_loss]
         if any(part is not None for part in parts):
             output.loss = sum(part for part in parts if part is not None)
@@ -702,20 +712,27 @@ def valence_arousal_loss(predicted, labels):
     return _mean_of_known((predicted.float() - labels.nan_to_num().float()).square(), known)
 
 
-def quadrant_loss(predicted, quadrants, valence_arousal_range=(1.0, 9.0)):
-    """Cross-entropy of the signs of valence and arousal around the middle of the scale.
+def quadrant_loss(logits, quadrants):
+    """Cross-entropy of quadrants, halved: of two independent signs, it is the mean of both.
 
     Args:
-        predicted (`torch.FloatTensor` of shape `(B, 2)`): [valence, arousal]; a unit off the middle is one logit.
+        logits (`torch.FloatTensor` of shape `(B, 4)`): [`MEROutput`]'s `quadrant_logits`.
         quadrants (`torch.LongTensor` of shape `(B,)`): 0 to 3 for Q1 to Q4, -100 = unknown, left out.
-        valence_arousal_range (`tuple[float, float]`): the scale.
     """
-    known = (quadrants >= 0).unsqueeze(-1)
-    signs = torch.stack(((quadrants == 0) | (quadrants == 3), (quadrants == 0) | (quadrants == 1)), dim=-1)
-    losses = nn.functional.binary_cross_entropy_with_logits(
-        predicted.float() - sum(valence_arousal_range) / 2, signs.float(), reduction="none"
-    )
-    return _mean_of_known(losses, known.expand_as(losses))
+    losses = nn.functional.cross_entropy(logits.float(), quadrants, ignore_index=-100, reduction="none")
+    return _mean_of_known(losses, quadrants >= 0) / 2
+
+
+def valence_arousal_of(quadrant_logits):
+    """Logits of Q1 to Q4 (B, 4) -> [valence, arousal] (B, 2) around 0, on the side of the likeliest quadrant."""
+    q1, q2, q3, q4 = quadrant_logits.unbind(-1)
+    valence = torch.maximum(q1, q4) - torch.maximum(q2, q3)
+    return torch.stack((valence, torch.maximum(q1, q2) - torch.maximum(q3, q4)), dim=-1)
+
+
+def _signs(like):
+    """On which side valence (row 0) and arousal (row 1) of Q1 to Q4 are."""
+    return like.new_tensor([[1, -1, -1, 1], [1, 1, -1, -1]])
 
 
 __all__ = ["MEROutput", "MERForAudioClassification", "MERModel", "MERPreTrainedModel"]

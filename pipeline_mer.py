@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import AudioClassificationPipeline
 
+from .configuration_mer import QUADRANTS
 from .feature_extraction_mer import MIN_SECONDS, load_audio
 
 MIN_CURVE, MAX_CURVE = 1, 30  # seconds in a window of a mood curve; encoders are trained on up to 30
@@ -167,6 +168,7 @@ class MERPipeline(AudioClassificationPipeline):
         Returns:
             `list[dict]`: tags as `{"label": str, "score": float}`, likeliest first; with `return_valence_arousal` or
             `curve` a `dict` of `tags` (that list), `valence` and `arousal` (`float`, on `scale`), `scale` ([1, 9]),
+            `quadrants` (the probability of each of "Q1" to "Q4"; the two lie in the likeliest, save on an edge),
             `chords` (list of `start`, `end` in seconds and `label`), `key` ("A minor", or `None`), `duration`
             (seconds), `moods` (labels whose sigmoid reaches the threshold, likeliest first), `threshold` (`None`: each
             tag's own) and, with `curve`, `curve`: a list of windows in order, each a `dict` of `start`, `end`,
@@ -222,7 +224,7 @@ class MERPipeline(AudioClassificationPipeline):
         # All encoding comes first: chords are recognised meanwhile.
         windows = [self._encode_windows(**clip) if "times" in clip else None for clip in clips]
         harmony = [clip["harmony"].result() for clip in clips]
-        logits, valence_arousal = self._heads(segment_embeddings, harmony, lengths)
+        logits, valence_arousal, quadrants = self._heads(segment_embeddings, harmony, lengths)
         heard = []
         for clip, embeddings, chords in zip(clips, windows, harmony):
             heard.append({"duration": clip["duration"], "harmony": clip["harmony"]})
@@ -230,7 +232,7 @@ class MERPipeline(AudioClassificationPipeline):
                 times = clip["times"]
                 curve = self._heads(embeddings[:, None], _harmony_within(chords, times))
                 heard[-1]["curve"] = [times, *curve]
-        return {"logits": logits, "valence_arousal": valence_arousal, "clip": heard}
+        return {"logits": logits, "valence_arousal": valence_arousal, "quadrants": quadrants, "clip": heard}
 
     def _encode_windows(self, waveform, times, **_):
         """Embeddings (N, D) of the windows of a clip, which are made a few at a time."""
@@ -244,14 +246,16 @@ class MERPipeline(AudioClassificationPipeline):
         return torch.cat(embeddings)
 
     def _heads(self, segment_embeddings, harmony, lengths=None):
-        """Embeddings (B, S, D) and B `Harmony` -> logits (B, tags), [valence, arousal] (B, 2), float32."""
+        """Embeddings (B, S, D) and B `Harmony` -> logits (B, tags), [valence, arousal] (B, 2), probabilities of Q1 to Q4
+        (B, 4), float32."""
         encoded = self.feature_extractor.encode_harmony(harmony)
         output = self.model(
             segment_embeddings=segment_embeddings,
             lengths=lengths,
             **{name: torch.from_numpy(value).to(self.device) for name, value in encoded.items()},
         )
-        return output.logits.float(), output.valence_arousal.float()
+        quadrants = (output.quadrant_logits.float() / self.model.config.quadrant_temperature).softmax(-1)
+        return output.logits.float(), output.valence_arousal.float(), quadrants
 
     def postprocess(
         self, model_outputs, top_k=None, return_valence_arousal=False, function_to_apply="sigmoid", threshold=None
@@ -273,6 +277,7 @@ class MERPipeline(AudioClassificationPipeline):
             "valence": valence,
             "arousal": arousal,
             "scale": list(config.valence_arousal_range),
+            "quadrants": dict(zip(QUADRANTS, model_outputs["quadrants"][0].tolist())),
             "chords": [chord._asdict() for chord in harmony.chords],
             "key": None if harmony.key is None else str(harmony.key),
             "duration": clip["duration"],
@@ -280,7 +285,7 @@ class MERPipeline(AudioClassificationPipeline):
             "threshold": threshold,
         }
         if "curve" in clip:
-            times, logits, valence_arousal = clip["curve"]
+            times, logits, valence_arousal, _ = clip["curve"]
             ranked = self._rank(logits, function_to_apply, top_k or WINDOW_TAGS)
             windows = zip(times, self._on_scale(valence_arousal), ranked)
             answer["curve"] = [

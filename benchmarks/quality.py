@@ -1,12 +1,16 @@
 """How good the embedded model is: every number of the model card, from the committed weights and the data.
 
-    python benchmarks/quality.py --data ../shared/data [--model DIR_OR_ID] [--split validation]
+    python benchmarks/quality.py --data ../shared/data [--midi MIDI] [--model DIR_OR_ID] [--split validation] [--errors N]
 
 Runs the pipeline, as served, over the clips of a split of the 4Q audio emotion dataset (Panda et al., 2018: quadrants
 from people's mood words; splits disjoint by artist), and prints, with 95 % bootstrap intervals over clips:
-quadrant accuracy and macro-F1 from the signs of V - 5 and A - 5, the accuracy of each side, and Spearman's correlation
-of each tag's probability with that of the tag teacher (the official MTG-Jamendo baseline), averaged over the 56 tags.
-Then how many moods (tags that reach their threshold) a clip has.
+quadrant accuracy and macro-F1 from the signs of V - 5 and A - 5, the accuracy of each side, the expected calibration
+error of the quadrants' probabilities (mean of the four), and Spearman's correlation of each tag's probability with that
+of the tag teacher (the official MTG-Jamendo baseline), averaged over the 56 tags. Then how many moods (tags that reach
+their threshold) a clip has and, with `--errors`, the clips whose quadrant the model thinks least likely.
+
+With `--midi`, what `mer.scripts.render_midi` made, also Pearson's correlation with the raters of the VGMIDI pieces whose
+series are held out.
 """
 
 import argparse
@@ -16,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from mer.configuration_mer import MOOD_TAGS, QUADRANTS
 from mer.scripts.predict import load_pipeline
-from mer.training.metrics import bootstrap_intervals, quadrant_metrics, quadrant_of
-from scipy.stats import spearmanr
+from mer.scripts.train_small import read_data
+from mer.training.metrics import bootstrap_intervals, expected_calibration_error, quadrant_metrics, quadrant_of
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
@@ -25,18 +30,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def predict(pipe, files):
-    """Tags (clips, 56) in the vocabulary's order, [valence, arousal] (clips, 2), numbers of moods (clips,) of files."""
-    tags, va, moods = [], [], []
+    """Tags (clips, 56) in the vocabulary's order, [valence, arousal] (clips, 2), probabilities of the quadrants (clips,
+    4), numbers of moods (clips,) of files."""
+    tags, va, quadrants, moods = [], [], [], []
     for file in tqdm(files, unit="clip"):
         answer = pipe(str(file), return_valence_arousal=True)
         score = {tag["label"]: tag["score"] for tag in answer["tags"]}
         tags.append([score[tag] for tag in MOOD_TAGS])
         va.append([answer["valence"], answer["arousal"]])
+        quadrants.append(list(answer["quadrants"].values()))
         moods.append(len(answer["moods"]))
-    return np.array(tags), np.array(va), np.array(moods)
+    return np.array(tags), np.array(va), np.array(quadrants), np.array(moods)
 
 
-def measure(truth, va, tags, teacher):
+def measure(truth, va, chances, tags, teacher):
     """All figures of a set of clips, by name."""
     found = quadrant_of(va)
     quadrants = quadrant_metrics(truth, va)
@@ -47,6 +54,7 @@ def measure(truth, va, tags, teacher):
         "quadrant macro-F1": quadrants["quadrant_f1"],
         "arousal side": np.mean(np.isin(truth, (0, 1)) == np.isin(found, (0, 1))),
         "valence side": np.mean(np.isin(truth, (0, 3)) == np.isin(found, (0, 3))),
+        "quadrants, calibration error": expected_calibration_error(np.eye(4)[truth], chances),
         "tags, mean Spearman": np.nanmean(correlation),
     }
 
@@ -57,6 +65,8 @@ def main(argv=None):
     parser.add_argument("--data", type=Path, required=True, help="folder with panda4q and teachers")
     parser.add_argument("--model", default=str(ROOT))
     parser.add_argument("--split", default="validation")
+    parser.add_argument("--midi", type=Path, help="folder with vgmidi, rendered")
+    parser.add_argument("--errors", type=int, default=0, help="how many of the worst to show")
     parser.add_argument("--resamples", type=int, default=1000)
     args = parser.parse_args(argv)
 
@@ -68,15 +78,15 @@ def main(argv=None):
     teacher = np.stack([teacher[row["clip_id"]] for row in rows])
     files = [args.data / "panda4q" / "audio" / f"{row['clip_id']}.opus" for row in rows]
     pipe = load_pipeline(args.model)
-    tags, va, moods = predict(pipe, files)
+    tags, va, chances, moods = predict(pipe, files)
 
-    intervals = bootstrap_intervals(measure, truth, va, tags, teacher, resamples=args.resamples)
+    intervals = bootstrap_intervals(measure, truth, va, chances, tags, teacher, resamples=args.resamples)
     sizes = [value.numel() * value.element_size() for value in pipe.model.state_dict().values()]
     print(f"{pipe.model.num_parameters() / 1e6:.2f} million parameters, weights {sum(sizes) / 1e6:.1f} MB")
     print(f"{len(rows)} clips, split {args.split!r}")
-    for name, value in measure(truth, va, tags, teacher).items():
+    for name, value in measure(truth, va, chances, tags, teacher).items():
         low, high = intervals[name]
-        print(f"{name:20} {value:.3f}   95 % interval {low:.3f} to {high:.3f}")
+        print(f"{name:28} {value:.3f}   95 % interval {low:.3f} to {high:.3f}")
     print("rows: people's quadrant; columns: the model's")
     print("     " + "".join(f"{name:>5}" for name in QUADRANTS))
     for name, row in zip(QUADRANTS, confusion_matrix(truth, quadrant_of(va), labels=range(4))):
@@ -85,6 +95,26 @@ def main(argv=None):
     print(f"moods a clip: mean {moods.mean():.1f}, {moods.min()} to {moods.max()}; {none}")
     for name, column in (("valence", 0), ("arousal", 1)):
         print(f"{name}: mean {va[:, column].mean():.2f}, deviation {va[:, column].std():.2f} on 1 to 9")
+    for index in np.argsort(chances[np.arange(len(rows)), truth])[: args.errors]:
+        row, likeliest = rows[index], [MOOD_TAGS[tag] for tag in tags[index].argsort()[:-4:-1]]
+        print(f"{row['quadrant']} {chances[index, truth[index]]:.2f}", end="   ")
+        print(f"V {va[index, 0]:.1f} A {va[index, 1]:.1f} {', '.join(likeliest)}", end="   ")
+        print(f"{row['clip_id']} {row['artist']}: {row['moods']} ({row['genres']})")
+    if args.midi:
+        held_out = [row for row in read_data(args.data, args.data, args.midi) if row["body"] == "vgmidi"]
+        pieces = {row["path"]: row["rated"] for row in held_out if row["split"] == "validation"}
+        series = sorted({row["group"] for row in held_out if row["split"] == "validation"})
+        said, rated = predict(pipe, list(pieces))[1], np.stack(list(pieces.values()))
+        print(f"{len(pieces)} pieces of VGMIDI, series held out: {', '.join(series)}")
+        intervals = bootstrap_intervals(correlations, said, rated, resamples=args.resamples)
+        for name, value in correlations(said, rated).items():
+            low, high = intervals[name]
+            print(f"{name:28} {value:.3f}   95 % interval {low:.3f} to {high:.3f}")
+
+
+def correlations(said, rated):
+    """Pearson's correlation of [valence, arousal] (n, 2) with raters' (n, 2)."""
+    return {f"{name}, Pearson": pearsonr(said[:, k], rated[:, k])[0] for k, name in enumerate(("valence", "arousal"))}
 
 
 if __name__ == "__main__":

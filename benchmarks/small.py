@@ -1,16 +1,17 @@
 """What each part of `mer-small` is worth: 5-fold cross-validation by artist over the 676 clips of the 4Q dataset.
 
-    python benchmarks/small.py --data DATA --game GAME --work WORK [--variants NAME ...] [--seeds 3] [--epochs 40]
+    python benchmarks/small.py --data DATA --game GAME --midi MIDI --work WORK \\
+        [--variants NAME ...] [--seeds 3] [--jobs 2]
 
 Data and folders as for `mer.scripts.train_small`, which does the training: a run for every variant, fold and seed, each
-of which resumes where it was cut; those that are done are only read. Printed: mean over the seeds of the mean over the
-folds (weighted by their clips), its standard deviation over seeds, the millions of parameters, and the encoder's
-milliseconds for 30 s of music. Nothing is chosen within a run: the last epoch counts.
+of which resumes where it was cut; those that are done are only read. `--jobs` of them train side by side, each on one
+thread. Printed: mean over the seeds of the mean over the folds (weighted by their clips), its standard deviation over
+seeds, the millions of parameters, and the encoder's milliseconds for 30 s of music. Nothing is chosen within a run: the
+last epoch counts. The pretraining, which hears none of the clips, is one for all folds and seeds.
 
-Below the table, of each variant: the expected calibration error of the quadrants' probabilities on held-out clips (mean
-of the four). Valence and arousal are on the side that they are with the sigmoid of their distance from 5, over a
-temperature, and a quadrant's probability is the product of both; for a fold the temperatures are those under which the
-other folds' quadrants are likeliest.
+Below the table, of each variant, on held-out clips: the expected calibration error of the quadrants' probabilities
+(mean of the four) with the temperature under which the other folds' quadrants are likeliest, and without one; and what
+the mean of the seeds' logits, an ensemble, would reach.
 """
 
 import argparse
@@ -21,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from mer.scripts import train_small
 from mer.training.metrics import expected_calibration_error
-from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 VARIANTS = {
     "as shipped": [],
@@ -34,14 +36,17 @@ VARIANTS = {
     "without the embedding teacher": ["--without", "embedding"],
     "without the tag teacher": ["--without", "tags"],
     "without the V/A teacher": ["--without", "va"],
-    "without the four-class head": ["--without", "four"],
+    "without the probe": ["--without", "probe"],
     "without the mood words": ["--without", "words"],
+    "without pretraining": ["--without", "pretraining"],
     "without game music": ["--without", "game"],
+    "without VGMIDI": ["--without", "vgmidi"],
+    "without EMOPIA": ["--without", "emopia"],
     "without augmentation": ["--without", "augmentation"],
     "published distillation": ["--paper"],
 }
 METRICS = {"quadrant": "quadrant", "f1": "macro-F1", "arousal": "arousal side", "valence": "valence side"}
-METRICS |= {"spearman": "tags: Spearman"}
+METRICS |= {"spearman": "tags: Spearman", "rated_valence": "VGMIDI valence", "rated_arousal": "VGMIDI arousal"}
 
 
 def run_name(variant, fold, seed):
@@ -49,59 +54,69 @@ def run_name(variant, fold, seed):
     return f"{variant.replace(' ', '-').replace('/', '')}-fold{fold}-seed{seed}"
 
 
+def options(args, variant, *more):
+    """Arguments of `train_small` for a variant."""
+    paths = {f"--{name}": getattr(args, name) for name in ("data", "game", "midi", "work") if getattr(args, name)}
+    return [str(word) for pair in paths.items() for word in pair] + list(map(str, more)) + VARIANTS[variant]
+
+
+def last_epoch(args, variant, fold, seed):
+    """What the log of a run says of its last epoch, a `dict`."""
+    log = args.work / f"{run_name(variant, fold, seed)}.log"
+    return json.loads(log.read_text(encoding="utf-8").splitlines()[-1]) if log.exists() else {}
+
+
 def run(args, variant, fold, seed):
-    """Train, or read what was trained: the results of the last epoch."""
-    name = run_name(variant, fold, seed)
-    log = args.work / f"{name}.log"
-    last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1]) if log.exists() else {}
-    if last.get("epoch") != args.epochs:
-        options = {"--data": args.data, "--game": args.game, "--work": args.work, "--name": name, "--fold": fold}
-        options |= {"--seed": seed, "--epochs": args.epochs}
-        train_small.main([str(word) for pair in options.items() for word in pair] + VARIANTS[variant])
-        last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+    """Train, unless that was done."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // args.jobs))
+    if last_epoch(args, variant, fold, seed).get("epoch") != args.epochs:
+        name = run_name(variant, fold, seed)
+        more = ["--name", name, "--fold", fold, "--seed", seed, "--epochs", args.epochs]
+        train_small.main(options(args, variant, *more))
         (args.work / f"{name}.pt").unlink()
-    return last
 
 
-def quadrant_probabilities(valence_arousal, temperatures):
-    """[valence, arousal] (n, 2) on 1-9 -> probabilities of Q1 to Q4 (n, 4)."""
-    valence, arousal = expit((valence_arousal - 5) / temperatures).T
-    pleasant = np.stack((valence, 1 - valence, 1 - valence, valence), 1)
-    return pleasant * np.stack((arousal, arousal, 1 - arousal, 1 - arousal), 1)
+def held_out(args, variant, quadrants, seed):
+    """True quadrants (n,) and logits (n, 4) of the held-out clips of each fold."""
+    folds = []
+    for fold in range(train_small.FOLDS):
+        with np.load(args.work / f"{run_name(variant, fold, seed)}.npz", allow_pickle=False) as heard:
+            known = [(quadrants[track], row) for track, row in zip(heard["track"].tolist(), heard["quadrants"])
+                     if track in quadrants]  # fmt: skip
+        folds.append(tuple(np.array(column) for column in zip(*known)))
+    return folds
 
 
-def calibration(args, variant, quadrants):
-    """Expected calibration error of held-out quadrants, with the temperatures of the other folds and without any.
+def best_temperature(truth, logits):
+    """What the logits (n, 4) must be divided by for the true quadrants (n,) to be likeliest."""
+
+    def surprise(logarithm):
+        return -log_softmax(logits / np.exp(logarithm), axis=1)[np.arange(len(truth)), truth].mean()
+
+    return float(np.exp(minimize_scalar(surprise, bounds=(-3, 3), method="bounded").x))
+
+
+def calibration(folds):
+    """Expected calibration error of held-out quadrants, with the temperature of the other folds and without any.
 
     Args:
-        quadrants (`dict[str, int]`): 0 to 3 of each clip.
+        folds (`list` of true quadrants (n,) and logits (n, 4)).
     """
-    errors = {"with": [], "without": []}
-    for seed in range(args.seeds):
-        folds = []
-        for fold in range(train_small.FOLDS):
-            with np.load(args.work / f"{run_name(variant, fold, seed)}.npz", allow_pickle=False) as held_out:
-                truth = np.eye(4)[[quadrants[track] for track in held_out["track"].tolist()]]
-                folds.append((truth, held_out["valence_arousal"]))
-        truth = np.concatenate([labels for labels, _ in folds])
-        found = []
-        for fold, (_, va) in enumerate(folds):
-            others = [np.concatenate(parts) for parts in zip(*folds[:fold], *folds[fold + 1 :])]
-
-            def surprise(logarithms):
-                probabilities = quadrant_probabilities(others[1], np.exp(logarithms))
-                return -np.log((probabilities * others[0]).sum(1) + 1e-9).mean()
-
-            found.append(quadrant_probabilities(va, np.exp(minimize(surprise, np.zeros(2), method="Nelder-Mead").x)))
-        errors["with"].append(expected_calibration_error(truth, np.concatenate(found)))
-        plain = quadrant_probabilities(np.concatenate([va for _, va in folds]), 1.0)
-        errors["without"].append(expected_calibration_error(truth, plain))
-    return {name: statistics.mean(values) for name, values in errors.items()}
+    truth, logits = (np.concatenate(parts) for parts in zip(*folds))
+    scaled = []
+    for fold, (_, said) in enumerate(folds):
+        others = [np.concatenate(parts) for parts in zip(*folds[:fold], *folds[fold + 1 :])]
+        scaled.append(said / best_temperature(*others))
+    return tuple(
+        expected_calibration_error(np.eye(4)[truth], softmax(values, axis=1))
+        for values in (np.concatenate(scaled), logits)
+    )
 
 
 def cost(variant):
     """Millions of parameters of a variant, and milliseconds that its encoder takes for 30 s."""
-    args = train_small.parse_arguments(["--data", ".", "--game", ".", "--work", ".", *VARIANTS[variant]])
+    folders = ("--data", ".", "--game", ".", "--work", ".")
+    args = train_small.parse_arguments([*folders, *VARIANTS[variant]])
     model = train_small.MERForAudioClassification(train_small.make_config(args)).eval()
     audio, times = torch.randn(1, 1, 30 * 16000), []
     with torch.no_grad():
@@ -117,17 +132,24 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--data", "--game", "--work"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--midi", type=Path)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=train_small.EPOCHS)
+    parser.add_argument("--jobs", type=int, default=1, help="runs that train side by side")
     args = parser.parse_args(argv)
+    for variant in args.variants:
+        train_small.main(options(args, variant, "--pretraining-only"))
+    runs = [(v, f, s) for v in args.variants for s in range(args.seeds) for f in range(train_small.FOLDS)]
+    Parallel(n_jobs=args.jobs)(delayed(run)(args, *which) for which in runs)
     rows = []
     for variant in args.variants:
         by_seed = []
         for seed in range(args.seeds):
-            folds = [run(args, variant, fold, seed) for fold in range(train_small.FOLDS)]
+            folds = [last_epoch(args, variant, fold, seed) for fold in range(train_small.FOLDS)]
             clips = sum(fold["clips"] for fold in folds)
-            by_seed.append({name: sum(fold[name] * fold["clips"] for fold in folds) / clips for name in METRICS})
+            means = {name: sum(fold.get(name, np.nan) * fold["clips"] for fold in folds) / clips for name in METRICS}
+            by_seed.append(means)
         cells = []
         for name in METRICS:
             values = [result[name] for result in by_seed]
@@ -139,12 +161,16 @@ def main(argv=None):
     print(f"| | {' | '.join(METRICS.values())} | M parameters | ms for 30 s |")
     print("|---" * (len(METRICS) + 3) + "|")
     print("\n".join(rows))
-    quadrants = {row["track"]: row["quadrant"] for row in train_small.read_data(args.data, args.game)}
+    data = train_small.read_data(args.data, args.game)
+    quadrants = {row["track"]: row["quadrant"] for row in data if row["quadrant"] >= 0}
     print()
     for variant in args.variants:
-        error = calibration(args, variant, quadrants)
-        plain = f"without temperatures {error['without']:.3f}"
-        print(f"{variant}: calibration error of the quadrants {error['with']:.3f}, {plain}")
+        seeds = [held_out(args, variant, quadrants, seed) for seed in range(args.seeds)]
+        errors = np.mean([calibration(folds) for folds in seeds], axis=0)
+        print(f"{variant}: calibration error of the quadrants {errors[0]:.3f}, without a temperature {errors[1]:.3f}", end="")
+        truth = np.concatenate([fold[0] for fold in seeds[0]])
+        mean = np.mean([np.concatenate([fold[1] for fold in folds]) for folds in seeds], axis=0)
+        print(f"; the seeds' mean: {np.mean(mean.argmax(1) == truth):.3f} of quadrants right")
 
 
 if __name__ == "__main__":

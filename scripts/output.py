@@ -132,6 +132,7 @@ def _csv_rows(record, curve):
         "duration": f"{record['duration']:.3f}",
         "scale_low": f"{record['scale'][0]:g}",
         "scale_high": f"{record['scale'][1]:g}",
+        **{quadrant: f"{probability:.4f}" for quadrant, probability in record["quadrants"].items()},
         "key": record["key"] or "",
         "moods": "; ".join(record["moods"]),
         "threshold": threshold_cell(record["threshold"]),
@@ -163,7 +164,7 @@ def csv_columns(tags, curve=False):
     """Columns of a CSV file: what is known of a file, or of a window of its mood curve, then one of each tag."""
     return [
         "path", "sha256", "error", *(("start", "end") if curve else ()), "duration", "valence", "arousal",
-        "scale_low", "scale_high", "key", "moods", "threshold", "chords", "model", *tags,
+        "scale_low", "scale_high", "Q1", "Q2", "Q3", "Q4", "key", "moods", "threshold", "chords", "model", *tags,
     ]  # fmt: skip
 
 
@@ -287,7 +288,7 @@ class RowsOutput:
             rows = [json.loads(line) for line in text.split("\n")[:-1]]
         except ValueError:
             raise strange from None
-        known, answer = {"path", "sha256", "error"}, {"duration", "tags", "moods", "threshold", "model"}
+        known, answer = {"path", "sha256", "error"}, {"duration", "tags", "quadrants", "moods", "threshold", "model"}
         for row in rows:
             if not isinstance(row, dict) or not known <= row.keys() or not (row["error"] or answer <= row.keys()):
                 raise strange
@@ -318,6 +319,7 @@ def format_record(record):
         place = round((value - low) / (high - low) * BAR)
         axis = "".join("●" if i == place else "|" if i == BAR // 2 else "·" for i in range(BAR + 1))
         print(f"  {name:8} {value:4.1f}   {low:g} {axis} {high:g}   {least} .. {most}", file=lines)
+    print(f"  quadrant {', '.join(f'{name} {chance:.0%}' for name, chance in record['quadrants'].items())}", file=lines)
     for index, tag in enumerate(record["tags"]):
         bar = "█" * round(tag["score"] * BAR)
         print(f"  {'tags' if index == 0 else '':8} {tag['score']:4.2f}   {bar:{BAR}} {tag['label']}", file=lines)

@@ -32,6 +32,8 @@ columns of csv:
   start end                with --curve, where a file has a row a window: seconds from the start of the song
   duration                 seconds
   valence arousal          of the file or window, on the scale from scale_low to scale_high, which is 1 to 9
+  Q1 Q2 Q3 Q4              of the whole file: how likely it is pleasant and energetic (Q1), unpleasant and energetic (Q2),
+                           unpleasant and calm (Q3), pleasant and calm (Q4)
   key moods threshold      of the whole file; moods, separated by "; ", are the tags whose score reaches the threshold
                            (which is empty where each tag has the model's own)
   chords model             chords in order, and the model with its commit

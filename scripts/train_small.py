@@ -1,11 +1,15 @@
-"""Train the embedded model ``mer-small``: quadrants of people, and what three teachers heard.
+"""Train the embedded model ``mer-small``: what people said of music, and what teachers heard in it.
 
-    python -m mer.scripts.train_small --data ../shared/data --game GAME --work WORK --out .
+    python -m mer.scripts.train_small --data ../shared/data --game GAME --midi MIDI --work WORK --out .
 
-Needs the 4Q clips (``panda4q``), the teacher tables (``teachers``) and, under GAME, the unpacked Debian packages that
-the table of game music names (``dpkg -x PACKAGE GAME/PACKAGE``). Two steps, each of which resumes where it was cut:
-log-mel frames and harmony of every track into WORK, then training, a checkpoint after every epoch. The validation
-split is only looked at; the last epoch is what is kept.
+Needs the 4Q clips (``panda4q``), the teacher tables (``teachers``) and the labels of VGMIDI (``vgmidi``) under DATA;
+under GAME the unpacked Debian packages that the table of game music names (``dpkg -x PACKAGE GAME/PACKAGE``); and under
+MIDI the folders ``vgmidi`` and ``emopia`` that `mer.scripts.render_midi` fills (without --midi, neither is heard); and
+WORK/tagger.npz, which `mer.scripts.tagging_teacher` makes.
+
+Steps, each of which resumes where it was cut: log-mel frames and harmony of every track into WORK; pretraining on what
+the teachers heard in the game music, once for all runs of a size; training on everything, a checkpoint after every
+epoch. The validation split is only looked at; the last epoch is what is kept.
 
 `--fold`, `--without`, `--size` and `--paper` are for `benchmarks/small.py`: cross-validation by artist, and what each
 part is worth.
@@ -19,10 +23,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
-from scipy.stats import spearmanr
-from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedGroupKFold
+from scipy.stats import pearsonr, spearmanr
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, r2_score
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_predict
 from torch import nn
 from tqdm import tqdm
 
@@ -36,14 +42,18 @@ from .export_hub import export
 CROP = 500  # frames; 10 s
 FLOOR = float(np.log(1e-2))  # log-mel of nothing
 FOLDS = 5
+EMBEDDING = 200 + 306  # of the stored teacher and of the tagging network
+EPOCHS, PRETRAINING_EPOCHS = 15, 100
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
 SIZES = {
     "small": ((16, 32, 64), 160, 320, 3),
     "medium": ((24, 48, 96), 256, 512, 4),
-    "large": ((32, 64, 128), 384, 768, 6),
+    "large": ((32, 64, 128), 384, 768, 4),
 }
-PARTS = ("embedding", "tags", "va", "words", "four")  # of the loss that can be left out; the signs of V and A stay
-INPUTS = ("game", "chords", "mode", "augmentation")  # what else can
+PARTS = ("embedding", "tags", "va", "words")  # of the loss that can be left out; people's quadrants stay
+OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "augmentation")  # what else can
+MUON_RATE = 0.03
+VALIDATE_EVERY = 10  # epochs
 
 
 def extract(paths, work, extractor, encoder):
@@ -79,51 +89,157 @@ def _files(work, track):
     return work / f"{name}.npz", work / f"{name}.json"
 
 
-def read_data(data, game):
-    """Rows of both bodies of music: track, path, start, teacher columns, quadrant (0-3, -100 unknown), people's mood
-    and genre words (1, 0, NaN unknown), split."""
+def read_data(data, game, midi=None, tagger=None):
+    """One row for every 30 s of all bodies of music, a `dict` of
+
+    - `body`, `track`, `path`, `start` (seconds), `split`, `group` (what folds keep together);
+    - `mood` (56,), `va` (2,), `embedding` (506,): teachers' answers, NaN where there are none; an embedding is that of
+      the stored teacher (200) and, where its file `tagger` is given, what a tagging network hears (306);
+    - `quadrant`, of people, in the 4Q dataset; `piano`, the quadrant in EMOPIA: 0-3, -100 = unknown;
+    - `words` (people's mood and genre words: 1, 0) and `rated` ([valence, arousal] of -1..1): NaN = unknown.
+    """
     with open(data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
         labels = {row["clip_id"]: row for row in csv.DictReader(file)}
     counts = Counter(word for row in labels.values() if row["split"] == "train" for word in _words(row))
     vocabulary = sorted(word for word, count in counts.items() if count >= 8)
+    nothing = {"split": "train", "group": None, "quadrant": -100, "piano": -100}
+    for name, size in (("mood", 56), ("va", 2), ("embedding", EMBEDDING), ("words", len(vocabulary)), ("rated", 2)):
+        nothing[name] = np.full(size, np.nan, dtype=np.float32)
+    heard = {}
+    if tagger is not None:
+        with np.load(tagger, allow_pickle=False) as table:
+            heard = dict(zip(zip(table["track"].tolist(), table["start"].tolist()), table["tagger"]))
     rows = []
     for body in ("panda4q", "game_music"):
         with np.load(data / "teachers" / f"{body}.npz", allow_pickle=False) as table:
             columns = {name: table[name] for name in table.files}
         for index, track in enumerate(columns["track"].tolist()):
-            label = labels.get(track)
-            words = np.full(len(vocabulary), np.nan, dtype=np.float32)
-            if label is not None:
-                words = np.isin(vocabulary, _words(label)).astype(np.float32)
-            rows.append(
-                {
-                    "track": track,
-                    "path": game / track if label is None else data / "panda4q" / "audio" / f"{track}.opus",
-                    "start": float(columns["start"][index]),
-                    "artist": None if label is None else label["artist"] or track,
-                    "quadrant": -100 if label is None else QUADRANTS.index(label["quadrant"]),
-                    # Three clips name neither artist nor split: nothing ties them to the validation split.
-                    "split": "train" if label is None else label["split"] or "train",
-                    "mood": columns["mood"][index],
-                    "va": columns["va_emomusic"][index],
-                    "embedding": columns["embedding"][index],
-                    "words": words,
-                }
-            )
+            row = nothing | {"body": body, "track": track, "path": game / track, "start": float(columns["start"][index])}
+            row |= {"mood": columns["mood"][index], "va": columns["va_emomusic"][index]}
+            if tagger is not None:
+                row["embedding"] = np.concatenate((columns["embedding"][index], heard[track, row["start"]]))
+            if body == "panda4q":
+                label = labels[track]
+                row["path"] = data / "panda4q" / "audio" / f"{track}.opus"
+                row |= {"group": label["artist"] or track, "quadrant": QUADRANTS.index(label["quadrant"])}
+                # Three clips name neither artist nor split: nothing ties them to the validation split.
+                row |= {"split": label["split"] or "train", "official": label["split"] == "validation"}
+                row |= {"words": np.isin(vocabulary, _words(label)).astype("f4")}
+            rows.append(row)
+    if midi is not None:
+        rows += _read_midi(data, midi, nothing)
     return rows
+
+
+def _read_midi(data, midi, nothing):
+    rows = []
+    for path in sorted((midi / "emopia").glob("*.flac")):
+        quadrant, song, _ = path.stem.split("_")[0], *path.stem[3:].rsplit("_", 1)
+        labels = {"body": "emopia", "group": song, "piano": QUADRANTS.index(quadrant)}
+        rows += _segments_of(path, f"emopia/{path.stem}", nothing | labels)
+    with open(data / "vgmidi" / "labels.csv", encoding="utf-8", newline="") as file:
+        pieces = list(csv.DictReader(file))
+    for piece in pieces:
+        path = midi / "vgmidi" / f"{Path(piece['midi']).stem}.flac"
+        if path.exists():
+            rated = np.array([piece["valence"], piece["arousal"]], dtype=np.float32)
+            labels = {"body": "vgmidi", "group": piece["series"], "rated": rated}
+            rows += _segments_of(path, f"vgmidi/{piece['piece']}", nothing | labels)
+    return hold_out(rows, "vgmidi", GroupKFold(FOLDS), 0)
+
+
+def _segments_of(path, track, row):
+    # A rest of less than 10 s is no segment of its own, but a short piece is.
+    seconds = soundfile.info(path).duration
+    starts = range(0, max(1, int(seconds + 20) // 30) * 30, 30)
+    return [row | {"track": track, "path": path, "start": float(start)} for start in starts]
+
+
+def hold_out(rows, body, folds, fold):
+    """Rows with one of some folds of a body of music as validation split, and its others as training split."""
+    places = [index for index, row in enumerate(rows) if row["body"] == body]
+    if not places:
+        return rows
+    quadrants, groups = ([rows[place][name] for place in places] for name in ("quadrant", "group"))
+    _, held_out = list(folds.split(places, quadrants, groups))[fold]
+    splits = dict.fromkeys(places, "train") | dict.fromkeys([places[index] for index in held_out], "validation")
+    return [row | {"split": splits.get(index, row["split"])} for index, row in enumerate(rows)]
 
 
 def assign_fold(rows, fold):
     """Rows with the clips of one of `FOLDS` folds as validation split and all others as training split.
 
-    The folds are of whole artists, and alike in quadrants; they are the same whatever the seed of a training.
+    The folds are of whole artists and alike in quadrants, of VGMIDI of whole series; they are the same whatever the
+    seed of a training.
     """
-    heard = [row for row in rows if row["quadrant"] >= 0]
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    quadrants, artists = ([row[name] for row in heard] for name in ("quadrant", "artist"))
-    _, held_out = list(folds.split(heard, quadrants, artists))[fold]
-    validation = {heard[index]["artist"] for index in held_out}
-    return [row | {"split": "validation" if row["artist"] in validation else "train"} for row in rows]
+    rows = hold_out(rows, "panda4q", StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), fold)
+    return hold_out(rows, "vgmidi", GroupKFold(FOLDS), fold)
+
+
+def pretrain(rows, extractor, config, args, log):
+    """What teachers heard in game music, learnt once for all runs that leave the same things out; returns weights."""
+    without = sorted({"embedding", "tags", "va", "chords", "mode", "augmentation"} & set(args.without))
+    name = "-".join(["pretrained", args.size, *(["paper"] if args.paper else []), *(f"no-{part}" for part in without)])
+    unknown = {"quadrant": -100, "likely": np.full(4, np.nan, dtype=np.float32), "split": "train"}
+    game = [row | unknown for row in rows if row["body"] == "game_music"]
+    # To look at: teachers' answers to the clips that the README's figures are of.
+    clips = [row | unknown | {"split": "validation"} for row in rows if row["body"] == "panda4q" and row["official"]]
+    seed = argparse.Namespace(**vars(args) | {"seed": 0})
+    return train(game + clips, extractor, config, name, args.pretraining_epochs, seed, log).state_dict()
+
+
+def teach_quadrants(rows, features, probed=True):
+    """Rows with `likely`, the probabilities of Q1 to Q4 (4,): of people's clips their quadrant, and half of what a
+    probe on the teachers' embeddings and the harmony in `features` says that heard no clip of their artist; of other music what the probe says. Unless
+    `probed`, people alone are heard.
+
+    NaN where there is no embedding, and for clips of the validation split, which the probe never hears.
+    """
+    heard = [row for row in rows if row["quadrant"] >= 0 and row["split"] == "train"]
+    other = [row for row in rows if row["quadrant"] < 0 and np.isfinite(row["embedding"]).all()]
+    quadrants, artists = (np.array([row[name] for row in heard]) for name in ("quadrant", "group"))
+    known, unknown = (_blocks(part, features) for part in (heard, other))
+    # Each block of numbers weighs the same, however many it has.
+    scales = [(block.mean(0), (block.std(0) + 1e-6) * np.sqrt(block.shape[1]) / 10) for block in known]
+    known, unknown = (
+        np.concatenate([(block - mean) / scale for block, (mean, scale) in zip(blocks, scales)], axis=1)
+        for blocks in (known, unknown)
+    )
+    probe = LogisticRegression(C=0.02, max_iter=1000)
+    folds = GroupKFold(min(10, len(set(artists.tolist()))))
+    apart = cross_val_predict(probe, known, quadrants, groups=artists, cv=folds, method="predict_proba")
+    probe.fit(known, quadrants)
+    apart, said = iter(apart), iter(probe.predict_proba(unknown) if other else ())
+    taught = []
+    for row in rows:
+        likely = np.full(4, np.nan, dtype=np.float32)
+        if row["quadrant"] >= 0 and row["split"] == "train":
+            likely[:] = np.eye(4)[row["quadrant"]]
+            if probed:
+                likely /= 2
+                likely[probe.classes_] += next(apart) / 2
+        elif probed and row["quadrant"] < 0 and np.isfinite(row["embedding"]).all():
+            likely[:] = 0
+            likely[probe.classes_] = next(said)
+        taught.append(row | {"likely": likely})
+    return taught
+
+
+def _blocks(rows, features):
+    """What the probe hears of each row: the embedding's two parts, and harmony (share of no chord and of minor ones,
+    chords and different chords a second, mode)."""
+    harmony = []
+    for row in rows:
+        heard = json.loads(_files(features, row["track"])[1].read_text(encoding="utf-8"))
+        chords = heard["chords"] or [[0.0, 1.0, "N"]]
+        seconds = sum(end - start for start, end, _ in chords)
+        shares = [sum(end - start for start, end, name in chords if test(name)) / seconds
+                  for test in (lambda name: name == "N", lambda name: name.endswith(":min"))]  # fmt: skip
+        different = len({name for _, _, name in chords})
+        minor = 0.5 if heard["key"] is None else float(heard["key"][1] == "minor")
+        harmony.append([*shares, len(chords) / seconds, different / seconds, minor])
+    embeddings = np.array([row["embedding"] for row in rows]).reshape(-1, EMBEDDING)
+    return embeddings[:, :200], embeddings[:, 200:], np.array(harmony).reshape(-1, 5)
 
 
 def _words(label):
@@ -168,16 +284,9 @@ class Segments(torch.utils.data.Dataset):
             mel = augment(mel, random) if self.spoil else mel
             if self.spoil and random.random() < 0.3:
                 chords[2] = 0
-        return {
-            "mel": mel,
-            "chords": chords,
-            "mode": torch.tensor(int(row["harmony"]["mode_ids"][0])),
-            "quadrant": torch.tensor(row["quadrant"]),
-            "mood": torch.from_numpy(row["mood"]),
-            "va": torch.from_numpy(row["va"]),
-            "embedding": torch.from_numpy(row["embedding"]),
-            "words": torch.from_numpy(row["words"]),
-        }
+        item = {"mel": mel, "chords": chords, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
+        item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
+        return item | {name: torch.from_numpy(row[name]) for name in ("mood", "va", "embedding", "words", "rated", "likely")}
 
 
 def crop(mel, random):
@@ -210,20 +319,23 @@ def augment(mel, random):
 
 
 class Student(nn.Module):
-    """The model with the heads that exist in training only: the teacher's embedding, four quadrants at once, words."""
+    """The model, and what exists in training only: heads for the teacher's embedding and for words, and how the raters
+    of each corpus of piano music use their scale."""
 
     def __init__(self, config, words):
         super().__init__()
         self.model = MERForAudioClassification(config)
-        self.embedding_head = nn.Linear(config.embedding_size, 200)
-        self.quadrant_head = nn.Linear(config.trunk_size, 4)
+        self.embedding_head = nn.Linear(config.embedding_size, EMBEDDING)
         self.word_head = nn.Linear(config.trunk_size, words)
+        self.piano_gain, self.piano_bias = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(4))
+        self.rated_gain, self.rated_bias = nn.Parameter(torch.full((2,), 0.2)), nn.Parameter(torch.zeros(2))
 
     def forward(self, batch):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
             hidden_states = self.model.mer.encoder.forward_mel(batch["mel"])
         segments = torch.cat([hidden_states[layer].float().mean(1) for layer in self.model.config.layers], dim=-1)
-        roots, qualities, mask = batch["chords"].unbind(1)
+        longest = max(1, int(batch["chords"][:, 2].sum(1).max()))
+        roots, qualities, mask = batch["chords"][:, :, :longest].unbind(1)
         output = self.model(
             segment_embeddings=segments.unsqueeze(1),
             chord_root_ids=roots,
@@ -231,147 +343,192 @@ class Student(nn.Module):
             chord_mask=mask,
             mode_ids=batch["mode"],
         )
-        aside = self.embedding_head(segments), self.quadrant_head(output.embedding), self.word_head(output.embedding)
-        return output, *aside
+        return output, self.embedding_head(segments), self.word_head(output.embedding)
+
+
+def _mean(losses):
+    # Of the rows that somebody spoke about, of which a batch may have none.
+    return losses.sum() / max(losses.numel(), 1)
 
 
 def losses(student, batch, statistics, paper=False):
     """The parts of the training loss of one batch; with `paper`, teachers are heard by the published losses."""
-    output, embedding, quadrants, words = student(batch)
-    soft = batch["mood"].clamp(1e-5, 1 - 1e-5)
-    known = batch["quadrant"] >= 0
-    # People decide the signs; where they spoke, the V/A teacher (weak on valence) only keeps the scale.
-    weights = torch.where(known.unsqueeze(1), torch.tensor([0.05, 0.2]), torch.tensor([0.3, 0.6]))
+    output, embedding, words = student(batch)
+    taught, likely, rated = (~batch[name].isnan().any(1) for name in ("embedding", "likely", "rated"))
+    logits, va = output.logits[taught], output.valence_arousal[taught]
+    soft = batch["mood"][taught].clamp(1e-5, 1 - 1e-5)
+    standard = (batch["embedding"][taught] - statistics["mean"]) / statistics["std"]
+    raters = (output.valence_arousal[rated] - 5) * student.rated_gain + student.rated_bias
+    # People and the probe decide the sides; the V/A teacher (weak on valence) only keeps the scale.
+    weights = torch.tensor([0.05, 0.2])
     parts = {
-        "embedding": (embedding - (batch["embedding"] - statistics["mean"]) / statistics["std"]).square().mean(),
-        "tags": (
-            nn.functional.binary_cross_entropy_with_logits(output.logits, soft, reduction="none")
+        "embedding": _mean((embedding[taught] - standard).square()),
+        "tags": _mean(
+            nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
             - nn.functional.binary_cross_entropy(soft, soft, reduction="none")
-        ).sum(1).mean(),
-        "tag_logits": 0.3 * ((output.logits - soft.logit()) / statistics["logit_std"]).square().mean(),
-        "va": (weights * (output.valence_arousal - batch["va"]).square()).mean(),
-        "signs": quadrant_loss(output.valence_arousal, batch["quadrant"]),
+        ) * soft.shape[1],
+        "tag_logits": 0.3 * _mean(((logits - soft.logit()) / statistics["logit_std"]).square()),
+        "va": _mean(weights * (va - batch["va"][taught]).square()),
         "words": 2 * mood_loss(words, batch["words"]),
+        "quadrants": _mean(
+            nn.functional.cross_entropy(output.quadrant_logits[likely], batch["likely"][likely], reduction="none")
+        ),
+        "piano": quadrant_loss(output.quadrant_logits * student.piano_gain + student.piano_bias, batch["piano"]),
+        "rated": 4 * _mean((raters - batch["rated"][rated]).square()),
     }  # fmt: skip
     if paper:
-        parts["tags"] = mood_distillation_loss(output.logits, soft.logit(), "paper")
-        parts["va"] = valence_arousal_distillation_loss(output.valence_arousal, batch["va"], "paper")
+        parts["tags"] = mood_distillation_loss(logits, soft.logit(), "paper")
+        parts["va"] = valence_arousal_distillation_loss(va, batch["va"][taught], "paper")
         del parts["tag_logits"]
-    if known.any():
-        parts["four"] = 0.5 * nn.functional.cross_entropy(
-            quadrants[known], batch["quadrant"][known], label_smoothing=0.1
-        )
     return parts
 
 
 @torch.no_grad()
 def hear(student, dataset):
-    """What the student says of whole segments: tag logits (n, 56), [valence, arousal] (n, 2), logits of the training
-    head of quadrants (n, 4), arrays."""
+    """What the student says of whole segments, a `dict` of arrays: `tags` (n, 56) and `quadrants` (n, 4), logits,
+    `valence_arousal` (n, 2), and `embedding` (n, EMBEDDING), standardised."""
     student.eval()
     heard = []
-    for item in dataset:
-        output, _, quadrants, _ = student({name: value.unsqueeze(0) for name, value in item.items()})
-        heard.append((output.logits[0], output.valence_arousal[0], quadrants[0]))
+    for item in tqdm(dataset, desc="validation", unit="segment", leave=False):
+        output, embedding, _ = student({name: value.unsqueeze(0) for name, value in item.items()})
+        heard.append((output.logits[0], output.quadrant_logits[0], output.valence_arousal[0], embedding[0]))
     student.train()
-    return tuple(torch.stack(values).numpy() for values in zip(*heard))
+    names = ("tags", "quadrants", "valence_arousal", "embedding")
+    return {name: torch.stack(values).numpy() for name, values in zip(names, zip(*heard))}
 
 
-def validate(heard, dataset):
-    """Quadrant accuracy from the signs of V - 5 and A - 5, of each side, and Spearman to the tag teacher, of what
-    [`hear`] returned of the dataset."""
-    tags, va, _ = heard
-    positive = va > 5
-    quadrant = np.array([row["quadrant"] for row in dataset.rows])
-    right = positive == np.stack((np.isin(quadrant, (0, 3)), np.isin(quadrant, (0, 1))), 1)
-    teacher = np.stack([row["mood"] for row in dataset.rows])
-    correlation = [spearmanr(tags[:, tag], teacher[:, tag])[0] for tag in range(teacher.shape[1])]
-    signs = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
-    return {
-        "clips": len(quadrant),
-        "quadrant": right.all(1).mean(),
-        "f1": f1_score(quadrant, signs, average="macro", zero_division=0),
-        "valence": right[:, 0].mean(),
-        "arousal": right[:, 1].mean(),
-        "spearman": np.mean(correlation),
-    }
+def validate(heard, dataset, statistics):
+    """How good what [`hear`] returned of the dataset is: accuracy of the quadrants that valence and arousal lie in, and
+    of each side; Spearman to the tag teacher; R2 of the teacher's embedding; Pearson with the raters of VGMIDI."""
+    result = {}
+    clips = [index for index, row in enumerate(dataset.rows) if row["body"] == "panda4q"]
+    if clips:
+        rows = [dataset.rows[index] for index in clips]
+        positive = heard["valence_arousal"][clips] > 5
+        quadrant = np.array([row["quadrant"] for row in rows])
+        right = positive == np.stack((np.isin(quadrant, (0, 3)), np.isin(quadrant, (0, 1))), 1)
+        signs = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
+        mood, embedding = (np.stack([row[name] for row in rows]) for name in ("mood", "embedding"))
+        correlation = [spearmanr(heard["tags"][clips][:, tag], mood[:, tag])[0] for tag in range(mood.shape[1])]
+        standard = (embedding - statistics["mean"].numpy()) / statistics["std"].numpy()
+        result = {
+            "clips": len(clips),
+            "quadrant": right.all(1).mean(),
+            "f1": f1_score(quadrant, signs, average="macro", zero_division=0),
+            "valence": right[:, 0].mean(),
+            "arousal": right[:, 1].mean(),
+            "spearman": np.mean(correlation),
+            "embedding_r2": r2_score(standard, heard["embedding"][clips], multioutput="variance_weighted"),
+        }
+    pieces = {}
+    for row, va in zip(dataset.rows, heard["valence_arousal"]):
+        if row["body"] == "vgmidi":
+            pieces.setdefault(row["track"], []).append((*va, *row["rated"]))
+    if pieces:
+        said = np.array([np.mean(segments, axis=0) for segments in pieces.values()])
+        result |= {"pieces": len(said)}
+        result |= {f"rated_{name}": pearsonr(said[:, k], said[:, k + 2])[0] for k, name in enumerate(("valence", "arousal"))}
+    return result
 
 
-def train(rows, extractor, config, work, name, epochs, batch_size, learning_rate, seed, log, without=(), paper=False):
-    """Train with a checkpoint after every epoch, less the parts `without`; returns the student."""
-    torch.manual_seed(seed)
-    heard = [row for row in rows if row["split"] == "train" and ("game" not in without or row["quadrant"] >= 0)]
-    dataset = Segments(heard, work / "features", extractor, True, seed, "augmentation" not in without)
+def train(rows, extractor, config, name, epochs, args, log, start=None):
+    """Train with a checkpoint after every epoch, less the parts that `args.without` names; returns the student.
+
+    Args:
+        start (`dict`, *optional*): weights to begin with; the others are drawn.
+    """
+    torch.manual_seed(args.seed)
+    work, without = args.work, args.without
+    heard = [row for row in rows if row["split"] == "train"]
+    dataset = Segments(heard, work / "features", extractor, True, args.seed, "augmentation" not in without)
     held_out = Segments([row for row in rows if row["split"] == "validation"], work / "features", extractor, False)
-    embedding = np.stack([row["embedding"] for row in dataset.rows])
-    mood = torch.from_numpy(np.stack([row["mood"] for row in dataset.rows])).clamp(1e-5, 1 - 1e-5)
+    columns = {name: np.stack([row[name] for row in dataset.rows]) for name in ("embedding", "mood")}
+    columns = {name: torch.from_numpy(values[np.isfinite(values).all(1)]) for name, values in columns.items()}
     statistics = {
-        "mean": torch.from_numpy(embedding.mean(0)),
-        "std": torch.from_numpy(embedding.std(0) + 1e-3),
-        "logit_std": mood.logit().std(0),
+        "mean": columns["embedding"].mean(0),
+        "std": columns["embedding"].std(0) + 1e-3,
+        "logit_std": columns["mood"].clamp(1e-5, 1 - 1e-5).logit().std(0),
     }
-    # A clip with people's labels is heard twice an epoch.
-    order = [i for i, row in enumerate(dataset.rows) for _ in range(2 if row["quadrant"] >= 0 else 1)]
-    student = Student(config, len(dataset.rows[0]["words"]))
-    steps = len(order) // batch_size
-    decayed = [p for p in student.parameters() if p.ndim > 1]
-    rest = [p for p in student.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * steps, pct_start=0.15)
+    # An epoch: every clip with people's quadrant twice, and half of everything else.
+    clips = [index for index, row in enumerate(dataset.rows) if row["quadrant"] >= 0]
+    others = [index for index, row in enumerate(dataset.rows) if row["quadrant"] < 0]
+    size = 2 * len(clips) + (len(others) + 1) // 2
+    steps = max(1, size // args.batch_size)
+    student = Student(config, len(rows[0]["words"]))
+    if start is not None:
+        student.load_state_dict(start)
+    # Muon for the matrices that do the most of the work: on so few steps it gets further than AdamW.
+    matrices = [p for p in student.model.mer.encoder.parameters() if p.ndim == 2]
+    rest = [p for p in student.parameters() if not any(p is matrix for matrix in matrices)]
+    groups = [{"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.05}]
+    groups += [{"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}]
+    optimizers = [torch.optim.AdamW(groups, fused=True), torch.optim.Muon(matrices, weight_decay=0.05)]
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs * steps, pct_start=0.15, cycle_momentum=False)
+        for optimizer, rate in zip(optimizers, (args.learning_rate, MUON_RATE))
+    ]
+    states = {"adamw": optimizers[0], "muon": optimizers[1], "schedule": schedules[0], "muon_schedule": schedules[1]}
     checkpoint, first = work / f"{name}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for part, holder in states.items():
+            holder.load_state_dict(state[part])
         first = state["epoch"]
-    heard = sum(row["quadrant"] >= 0 for row in dataset.rows)
-    hours = sum(row["mel"].shape[1] for row in dataset.rows if row["quadrant"] < 0) / 50 / 3600
-    log(f"training: {heard} clips with people's labels, {hours:.1f} hours without; {len(held_out)} validation clips")
-    log(f"{steps} steps an epoch")
-    tracks = [row["track"] for row in held_out.rows]
+    hours = Counter()
+    for row in dataset.rows:
+        hours[row["body"]] += row["mel"].shape[1] / 50 / 3600
+    log(f"{name}: " + ", ".join(f"{hours[body]:.1f} hours of {body}" for body in sorted(hours)))
+    log(f"{steps} steps an epoch; {len(held_out)} segments held out")
     for epoch in range(first, epochs):
-        torch.manual_seed(seed * 1000 + epoch)
+        torch.manual_seed(args.seed * 1000 + epoch)
         dataset.epoch = epoch
-        shuffled = np.random.default_rng((seed, epoch)).permutation(order)[: steps * batch_size]
-        loader = torch.utils.data.DataLoader(dataset, batch_size, sampler=shuffled.tolist())
+        random = np.random.default_rng((args.seed, epoch))
+        order = random.permutation([*clips, *clips, *random.permutation(others)[: size - 2 * len(clips)]])
+        order = order[: steps * args.batch_size].astype(int).tolist()
         sums = {}
-        for batch in tqdm(loader, desc=f"{name} epoch {epoch + 1}/{epochs}", unit="step", mininterval=5):
-            parts = losses(student, batch if "augmentation" in without else mix(batch), statistics, paper)
+        progress = tqdm(desc=f"{name} epoch {epoch + 1}/{epochs}", total=steps, unit="step", mininterval=5)
+        for batch in torch.utils.data.DataLoader(dataset, args.batch_size, sampler=order):
+            parts = losses(student, batch if "augmentation" in without else mix(batch), statistics, args.paper)
             parts = {part: value for part, value in parts.items() if part.replace("tag_logits", "tags") not in without}
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             sum(parts.values()).backward()
             nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
+            for optimizer, schedule in zip(optimizers, schedules):
+                optimizer.step()
+                schedule.step()
+            progress.update()
             for part, value in parts.items():
                 sums[part] = sums.get(part, 0.0) + value.item() / steps
-        said = hear(student, held_out)
-        # Before the log, whose last epoch says that a run is complete.
-        np.savez(work / f"{name}.npz", track=tracks, **dict(zip(("tags", "valence_arousal", "quadrants"), said)))
-        result = validate(said, held_out)
+        progress.close()
+        result = {}
+        if (epoch + 1) % VALIDATE_EVERY == 0 or epoch + 1 == epochs:
+            said = hear(student, held_out)
+            result = validate(said, held_out, statistics)
+            # Before the log, whose last epoch says that a run is complete.
+            np.savez(work / f"{name}.npz", track=[row["track"] for row in held_out.rows], **said)
         log(json.dumps({"epoch": epoch + 1, **{k: round(float(v), 4) for k, v in (sums | result).items()}}))
-        state = {
-            "student": student.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "epoch": epoch + 1,
-        }
+        state = {"student": student.state_dict(), "epoch": epoch + 1}
+        state |= {part: holder.state_dict() for part, holder in states.items()}
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
     return student.eval()
 
 
 def mix(batch, strength=0.3, share=0.5):
-    """Mixup of half a batch with itself in what teachers say; people's labels stay with the louder clip."""
+    """Mixup of half a batch with itself in what teachers say; words stay with the louder clip, and music that teachers
+    have not heard stays as it is."""
     size = len(batch["mel"])
     weight = torch.distributions.Beta(strength, strength).sample((size,))
     weight = torch.where(torch.rand(size) < share, torch.maximum(weight, 1 - weight), torch.ones(size))
     other = torch.randperm(size)
+    taught = ~(batch["embedding"].isnan().any(1) | batch["likely"].isnan().any(1))
+    weight = torch.where(taught & taught[other], weight, torch.ones(size))
     mixed = dict(batch)
-    for name in ("mel", "mood", "va", "embedding"):
+    for name in ("mel", "mood", "va", "embedding", "likely"):
         w = weight.view(-1, *[1] * (batch[name].ndim - 1))
-        mixed[name] = w * batch[name] + (1 - w) * batch[name][other]
+        mixed[name] = torch.where(w < 1, w * batch[name] + (1 - w) * batch[name][other], batch[name])
     return mixed
 
 
@@ -380,16 +537,19 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with panda4q and teachers")
     parser.add_argument("--game", type=Path, required=True, help="folder with the unpacked game music packages")
+    parser.add_argument("--midi", type=Path, help="folder with vgmidi and emopia, rendered")
     parser.add_argument("--work", type=Path, required=True, help="folder for features and checkpoints")
     parser.add_argument("--out", type=Path, help="folder that gets config, weights and preprocessor")
     parser.add_argument("--name", default="mer-small", help="name of this run's checkpoint and log")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--pretraining-epochs", type=int, default=PRETRAINING_EPOCHS)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="at its highest")
+    parser.add_argument("--seed", type=int, default=0, help="of the training; the pretraining is the same for all")
     parser.add_argument("--features-only", action="store_true", help="stop before training")
-    parser.add_argument("--fold", type=int, choices=range(FOLDS), help="hold out this fold of artists")
-    parser.add_argument("--without", nargs="+", default=(), choices=[*PARTS, *INPUTS], help="what to leave out")
+    parser.add_argument("--pretraining-only", action="store_true", help="stop after pretraining")
+    parser.add_argument("--fold", type=int, choices=range(FOLDS), help="hold out this fold of artists and series")
+    parser.add_argument("--without", nargs="+", default=(), choices=[*PARTS, *OTHERS], help="what to leave out")
     parser.add_argument("--size", choices=SIZES, default="medium", help="of the encoder")
     parser.add_argument("--paper", action="store_true", help="distil by the published losses")
     return parser.parse_args(argv)
@@ -399,10 +559,10 @@ def make_config(args):
     """Configuration of the model that the arguments ask for."""
     stem, hidden, inside, blocks = SIZES[args.size]
     encoder_config = MERMelConfig(
-        stem_channels=stem, hidden_size=hidden, intermediate_size=inside, num_hidden_layers=blocks
+        stem_channels=stem, hidden_size=hidden, intermediate_size=inside, num_hidden_layers=blocks, hidden_dropout=0.0
     )
     inputs = {"use_chords": "chords" not in args.without, "use_mode": "mode" not in args.without}
-    return MERConfig(encoder_config=encoder_config, head_dropout=0.2, **inputs)
+    return MERConfig(encoder_config=encoder_config, head_dropout=0.2, quadrant_head=True, **inputs)
 
 
 def main(argv=None):
@@ -410,7 +570,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     config = make_config(args)
     extractor = MERFeatureExtractor(sampling_rate=config.encoder_config.sampling_rate)
-    rows = read_data(args.data, args.game)
+    rows = read_data(args.data, args.game, args.midi, args.work / "tagger.npz")
     if args.fold is not None:
         rows = assign_fold(rows, args.fold)
     encoder = MERForAudioClassification(config).mer.encoder
@@ -423,10 +583,12 @@ def main(argv=None):
         with open(args.work / f"{args.name}.log", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    student = train(
-        rows, extractor, config, args.work, args.name, args.epochs, args.batch_size, args.learning_rate, args.seed, log,
-        args.without, args.paper,
-    )  # fmt: skip
+    rows = [row for row in rows if row["body"].removesuffix("_music") not in args.without]
+    start = pretrain(rows, extractor, config, args, log) if not {"game", "pretraining"} & set(args.without) else None
+    if args.pretraining_only:
+        return
+    rows = teach_quadrants(rows, args.work / "features", "probe" not in args.without)
+    student = train(rows, extractor, config, args.name, args.epochs, args, log, start)
     if args.out:
         export(student.model, extractor, args.out)
 

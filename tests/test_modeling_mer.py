@@ -5,8 +5,18 @@ import numpy as np
 import pytest
 import torch
 from mer import MERConfig, MERForAudioClassification, MERMelConfig, MERModel
-from mer.modeling_mer import TILE_FRAMES, MERChordEncoder, attend_by_head, mood_loss, quadrant_loss, valence_arousal_loss
+from mer.modeling_mer import (
+    TILE_FRAMES,
+    MERChordEncoder,
+    attend_by_head,
+    mood_loss,
+    quadrant_loss,
+    valence_arousal_loss,
+    valence_arousal_of,
+)
+from mer.training.metrics import quadrant_of
 from safetensors.torch import load_file
+from scipy.special import log_softmax
 from sklearn.metrics import log_loss
 from torch import nn
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
@@ -463,15 +473,44 @@ def test_mood_loss_is_the_published_formula():
     assert mood_loss(logits, labels).item() == pytest.approx(plain, rel=1e-5)
 
 
-def test_quadrant_loss_is_the_cross_entropy_of_two_signs():
-    predicted = torch.tensor([[7.0, 6.0], [3.0, 8.0], [2.0, 4.5], [6.0, 1.0]])
-    right = quadrant_loss(predicted, torch.arange(4))
-    distances = [2.0, 1.0, 2.0, 3.0, 3.0, 0.5, 1.0, 4.0]
-    assert right.item() == pytest.approx(np.mean([math.log(1 + math.exp(-d)) for d in distances]), rel=1e-5)
-    for wrong in range(1, 4):
-        assert quadrant_loss(predicted, (torch.arange(4) + wrong) % 4) > right
-    scaled = quadrant_loss(predicted - 5, torch.arange(4), (-4.0, 4.0))
-    assert scaled.item() == pytest.approx(right.item(), rel=1e-6)
+def test_quadrant_loss_is_the_cross_entropy_of_two_signs(tiny_model):
+    """Of a head that regresses valence and arousal."""
+    inputs, quadrants = batch(), torch.tensor([1, 2, 3])
+    output = tiny_model(**inputs, quadrant_labels=quadrants)
+    distance = (output.valence_arousal - 5).detach().double().numpy()
+    signs = np.array([[-1, 1], [-1, -1], [1, -1]])
+    assert output.quadrant_loss.item() == pytest.approx(np.log1p(np.exp(-signs * distance)).mean(), rel=1e-4)
+    logits = torch.tensor([[2.0, 0, -1, 1], [0.5, 3, 0, 0]])
+    right, unknown = quadrant_loss(logits, torch.tensor([0, 1])), quadrant_loss(logits, torch.tensor([0, -100]))
+    assert right.item() == pytest.approx(-log_softmax(logits.numpy(), axis=1)[[0, 1], [0, 1]].mean() / 2, rel=1e-5)
+    assert unknown.item() == pytest.approx(-log_softmax(logits[0].numpy())[0] / 2, rel=1e-5)
+    assert quadrant_loss(logits, torch.tensor([-100, -100])).item() == 0
+
+
+@pytest.mark.parametrize("quadrant_head", [False, True])
+def test_valence_and_arousal_lie_in_the_likeliest_quadrant(tiny_config, quadrant_head):
+    tiny_config.quadrant_head = quadrant_head
+    torch.manual_seed(0)
+    model = MERForAudioClassification(tiny_config).eval()
+    embeddings = torch.randn(500, 1, tiny_config.embedding_size) * 3
+    with torch.no_grad():
+        head = model.valence_arousal_head[-1]
+        head.weight.normal_(0, 1)
+        output = model(segment_embeddings=embeddings)
+        answer = output.quadrant_logits if quadrant_head else output.valence_arousal - 5
+        head.bias -= answer.mean(0)  # so that every quadrant is somebody's
+        output = model(segment_embeddings=embeddings)
+    assert output.quadrant_logits.shape == (500, 4) and output.valence_arousal.shape == (500, 2)
+    likeliest = output.quadrant_logits.argmax(1)
+    assert len(set(likeliest.tolist())) == 4
+    assert quadrant_of(output.valence_arousal.numpy()).tolist() == likeliest.tolist()
+
+
+def test_a_quadrant_head_can_say_whatever_two_numbers_can():
+    """Of the logits of two independent signs it makes those numbers again."""
+    pairs = torch.randn(50, 2) * 3
+    logits = pairs @ torch.tensor([[1.0, -1, -1, 1], [1, 1, -1, -1]]) / 2
+    torch.testing.assert_close(valence_arousal_of(logits), pairs)
 
 
 def test_rows_without_a_label_contribute_nothing(tiny_model):

@@ -37,6 +37,7 @@ def song(path="music/song.mp3", valence=7.25, arousal=3.5, **more):
         "valence": valence,
         "arousal": arousal,
         "scale": [1.0, 9.0],
+        "quadrants": {"Q1": 0.4, "Q2": 0.3, "Q3": 0.2, "Q4": 0.1},
         "chords": [{"label": label, "start": start, "end": end} for label, start, end in chords],
         "key": "C major",
         "model": "mer-small",

@@ -8,6 +8,7 @@ from conftest import ROOT
 from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERPipeline, load_audio, pipeline_mer
 from mer.harmony_mer import Chord, Harmony, Key
 from mer.scripts.predict import load_pipeline
+from scipy.special import expit
 from signals import tone
 from transformers import AudioClassificationPipeline, HubertConfig, ViTConfig, ViTForImageClassification
 
@@ -116,6 +117,16 @@ def test_valence_and_arousal_stay_on_the_scale(pipe, files):
         pipe.model.valence_arousal_head[-1].bias.copy_(torch.tensor([50.0, -50.0]))
     answer = pipe(files[0], return_valence_arousal=True)
     assert (answer["valence"], answer["arousal"]) == (9, 1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_quadrants_are_probabilities_of_the_sides_over_a_temperature(pipe, files, temperature):
+    pipe.model.config.quadrant_temperature = temperature
+    answer = pipe(files[0], return_valence_arousal=True)
+    pleasant, energetic = (expit((answer[name] - 5) / temperature) for name in ("valence", "arousal"))
+    sides = ((pleasant, energetic), (1 - pleasant, energetic), (1 - pleasant, 1 - energetic), (pleasant, 1 - energetic))
+    assert list(answer["quadrants"]) == ["Q1", "Q2", "Q3", "Q4"]
+    assert list(answer["quadrants"].values()) == pytest.approx([v * a for v, a in sides], abs=1e-5)
 
 
 def test_decoded_once_and_harmony_runs_beside_the_encoder(pipe, files, monkeypatch):

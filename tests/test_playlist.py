@@ -19,7 +19,8 @@ def song(name, valence, arousal, moods=(), scores=(0.1, 0.2, 0.3), duration=61.6
     return {
         "path": str(name), "sha256": "0" * 64, "error": None, "duration": duration,
         "tags": [{"label": tag, "score": score} for tag, score in zip(TAGS, scores)], "valence": valence,
-        "arousal": arousal, "scale": [1.0, 9.0], "chords": [{"start": 0.0, "end": 1.0, "label": "C:maj"}],
+        "arousal": arousal, "scale": [1.0, 9.0],
+        "quadrants": {"Q1": 0.4, "Q2": 0.3, "Q3": 0.2, "Q4": 0.1}, "chords": [{"start": 0.0, "end": 1.0, "label": "C:maj"}],
         "key": "C major", "moods": list(moods), "threshold": 0.5, "model": "mer-small",
     }  # fmt: skip
 

@@ -124,6 +124,10 @@ def test_formats_agree(mer, library):
         for name in ("valence", "arousal"):
             shown = re.search(rf"^  {name} +(\d\.\d)   1 [·|●]{{21}} 9 ", block, re.MULTILINE)
             assert float(shown[1]) == pytest.approx(record[name], abs=0.051)
+        shown = re.search(r"^  quadrant Q1 (\d+)%, Q2 (\d+)%, Q3 (\d+)%, Q4 (\d+)%$", block, re.MULTILINE)
+        chances = list(record["quadrants"].values())
+        assert [int(percent) for percent in shown.groups()] == pytest.approx([100 * c for c in chances], abs=0.51)
+        assert [float(row[f"Q{n + 1}"]) for n in range(4)] == pytest.approx(chances, abs=5.1e-5)
         tags = re.findall(r"(\d\.\d\d)   [█ ]{20} (\w+)$", block, re.MULTILINE)
         assert [label for _, label in tags] == [tag["label"] for tag in record["tags"][:5]]
         assert [float(score) for score, _ in tags] == pytest.approx(
@@ -133,8 +137,8 @@ def test_formats_agree(mer, library):
 
 def test_csv_columns_are_the_same_whatever_happens(mer, library):
     """One column a tag in the model's order, for full, shortened and error rows alike."""
-    known = ["path", "sha256", "error", "duration", "valence", "arousal", "scale_low", "scale_high", "key", "moods"]
-    expected = [*known, "threshold", "chords", "model", *MOOD_TAGS]
+    known = ["path", "sha256", "error", "duration", "valence", "arousal", "scale_low", "scale_high"]
+    expected = [*known, "Q1", "Q2", "Q3", "Q4", "key", "moods", "threshold", "chords", "model", *MOOD_TAGS]
     full = mer("-f", "csv", library / "b.wav")[1]
     short = mer("-f", "csv", "--top-k", 3, library / "b.wav", library / "missing.wav")[1]
     for table in (full, short):

@@ -30,6 +30,7 @@ def record(path, **values):
         "path": str(path), "sha256": "0" * 64, "error": None,
         "tags": [{"label": "happy", "score": 0.9}, {"label": "dark", "score": 0.2}],
         "valence": 6.149, "arousal": 7.051, "scale": [1.0, 9.0], "chords": [], "key": "F# minor", "model": "mer-small",
+        "quadrants": {"Q1": 0.4, "Q2": 0.3, "Q3": 0.2, "Q4": 0.1},
         "duration": 1.0, "moods": ["happy", "summer"],
     }  # fmt: skip
     return known | values

@@ -1,4 +1,3 @@
-import argparse
 import csv
 import importlib.util
 import json
@@ -11,6 +10,7 @@ from conftest import ROOT
 from mer import MERForAudioClassification
 from mer.scripts import train_small
 from mer.scripts.predict import load_pipeline
+from scipy.special import softmax
 from signals import tone
 
 
@@ -44,11 +44,25 @@ def arguments(tmp_path):
             va_emomusic=random.uniform(1, 9, (len(tracks), 2)).astype(np.float32),
             embedding=random.standard_normal((len(tracks), 200)).astype(np.float32),
         )
+    (tmp_path / "work").mkdir()
+    track, start = zip(*(place for tracks in rows.values() for place in tracks))
+    tagger = random.standard_normal((len(track), 306)).astype(np.float32)
+    np.savez(tmp_path / "work" / "tagger.npz", track=track, start=np.array(start, float), tagger=tagger)
+    midi = tmp_path / "midi"
+    for name in ("emopia/Q1_a_0", "emopia/Q4_b_c_1", "vgmidi/Song A", "vgmidi/Song B", "vgmidi/Song C", *(f"vgmidi/{n}" for n in range(3))):
+        (midi / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(midi / f"{name}.flac", tone(12, 24000), 24000)
+    (data / "vgmidi").mkdir()
+    with open(data / "vgmidi" / "labels.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["piece", "midi", "series", "valence", "arousal"])
+        for number, name in enumerate(["Song A", "Song B", "Song C", "0", "1", "2", "missing"]):
+            writer.writerow([f"piece{number}", f"{name}.mid", f"series {number % 5}", number / 10, -number / 10])
 
     def make(name, *more):
-        paths = {"--data": data, "--game": game, "--work": tmp_path / "work", "--out": tmp_path / name}
+        paths = {"--data": data, "--game": game, "--midi": midi, "--work": tmp_path / "work", "--out": tmp_path / name}
         return [str(x) for pair in paths.items() for x in pair] + [
-            "--name", name, "--epochs", "2", "--batch-size", "4", *more,
+            "--name", name, "--epochs", "2", "--pretraining-epochs", "1", "--batch-size", "4", *more,
         ]  # fmt: skip
 
     return make
@@ -60,18 +74,16 @@ def weights(folder):
 
 def test_a_run_that_is_cut_and_resumed_gives_the_same_weights(arguments, tmp_path, monkeypatch):
     train_small.main(arguments("whole"))
-    validate, calls = train_small.validate, []
+    hear = train_small.hear
 
     def cut(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return validate(*args)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_small, "validate", cut)
+    monkeypatch.setattr(train_small, "hear", cut)  # behind the last epoch, before its checkpoint
     with pytest.raises(KeyboardInterrupt):
         train_small.main(arguments("cut"))
-    monkeypatch.setattr(train_small, "validate", validate)
+    monkeypatch.setattr(train_small, "hear", hear)
+    assert [line["epoch"] for line in logged(tmp_path / "work", "cut")] == [1]
     monkeypatch.setattr(train_small, "load_audio", lambda path: pytest.fail("features must not be made twice"))
     train_small.main(arguments("cut"))
     whole, cut = (np.load(tmp_path / "work" / f"{name}.npz", allow_pickle=False) for name in ("whole", "cut"))
@@ -90,12 +102,23 @@ def test_validation_clips_are_never_trained_on_and_crops_stay_inside(arguments):
     args = arguments("rows")
     train_small.main([*args, "--features-only"])
     paths = dict(zip(args[::2], args[1::2]))
-    rows = train_small.read_data(*(train_small.Path(paths[name]) for name in ("--data", "--game")))
-    assert len(rows) == 8 and [row["split"] for row in rows[:4]] == ["train"] * 3 + ["validation"]
-    assert [row["quadrant"] for row in rows] == [0, 1, 2, 3, -100, -100, -100, -100]
+    folders = [train_small.Path(paths[name]) for name in ("--data", "--game", "--midi", "--work")]
+    rows = train_small.read_data(*folders[:3], folders[3] / "tagger.npz")
+    assert len(rows) == 16 and [row["split"] for row in rows[:4]] == ["train"] * 3 + ["validation"]
+    assert [row["quadrant"] for row in rows] == [0, 1, 2, 3] + 12 * [-100]
     assert all(np.isnan(row["words"]).all() for row in rows[4:])
+    assert all(np.isfinite(row["embedding"]).all() == (row["body"] in ("panda4q", "game_music")) for row in rows)
+    assert [(row["track"], row["group"], row["piano"]) for row in rows[8:10]] == [
+        ("emopia/Q1_a_0", "a", 0), ("emopia/Q4_b_c_1", "b_c", 3),
+    ]  # fmt: skip
+    pieces = rows[10:]
+    assert [row["track"] for row in pieces] == [f"vgmidi/piece{number}" for number in range(6)]
+    np.testing.assert_allclose([row["rated"] for row in pieces], [[n / 10, -n / 10] for n in range(6)], rtol=1e-6)
+    held_out = {row["group"] for row in pieces if row["split"] == "validation"}
+    assert held_out and not held_out & {row["group"] for row in pieces if row["split"] == "train"}
     extractor = train_small.MERFeatureExtractor()
     work = train_small.Path(paths["--work"]) / "features"
+    rows = train_small.teach_quadrants(rows[:8], work)
     train = train_small.Segments([row for row in rows if row["split"] == "train"], work, extractor, True)
     assert [row["track"] for row in train.rows] == ["A", "B", "C", "x.wav", "x.wav", "y.wav", "y.wav"]
     # 11 s at 50 frames/s; the second segment of a 35 s piece has 5 s
@@ -130,15 +153,17 @@ def logged(folder, name):
 
 
 def test_what_is_left_out_is_left_out(arguments, tmp_path, capsys):
-    everything = {"embedding", "tags", "tag_logits", "va", "signs", "words", "four"}
-    for name, options, missing in (
-        ("all", [], set()),
-        ("tags", ["tags", "va", "chords", "mode", "augmentation"], {"tags", "tag_logits", "va"}),
-        ("game", ["game", "embedding", "words", "four"], {"embedding", "words", "four"}),
+    everything = {"embedding", "tags", "tag_logits", "va", "quadrants", "words", "piano", "rated"}
+    bodies = {"panda4q", "game_music", "emopia", "vgmidi"}
+    for name, options, missing, unheard in (
+        ("all", [], set(), set()),
+        ("tags", ["tags", "va", "chords", "mode", "augmentation", "vgmidi"], {"tags", "tag_logits", "va"}, {"vgmidi"}),
+        ("game", ["game", "embedding", "words", "emopia", "probe"], {"embedding", "words"}, {"game_music", "emopia"}),
     ):
         train_small.main(arguments(name, *(["--without", *options] if options else [])))
         assert set(logged(tmp_path / "work", name)[-1]) & everything == everything - missing
-    assert "0.0 hours without" in capsys.readouterr().out
+        said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{name}: "))
+        assert {body for body in bodies if f"hours of {body}" in said} == bodies - unheard
     bare = MERForAudioClassification.from_pretrained(tmp_path / "tags").config
     assert not bare.use_chords and not bare.use_mode
 
@@ -153,33 +178,60 @@ def test_sizes_and_the_published_losses(arguments, tmp_path):
 
 def test_folds_are_of_artists_and_cover_every_clip(monkeypatch):
     random = np.random.default_rng(0)
-    rows = [{"artist": f"artist {random.integers(40)}", "quadrant": n % 4, "track": n} for n in range(200)]
-    rows += [{"artist": None, "quadrant": -100, "track": 1000 + n, "split": "train"} for n in range(5)]
+    some = {"body": "panda4q", "split": "train"}
+    rows = [some | {"group": f"artist {random.integers(40)}", "quadrant": n % 4, "track": n} for n in range(200)]
+    some = {"body": "game_music", "split": "train", "group": None, "quadrant": -100}
+    rows += [some | {"track": 1000 + n} for n in range(5)]
     held_out = []
     for fold in range(train_small.FOLDS):
         split = train_small.assign_fold(rows, fold)
         parts = {name: [row for row in split if row["split"] == name] for name in ("train", "validation")}
-        artists = [{row["artist"] for row in part} for part in parts.values()]
+        artists = [{row["group"] for row in part} for part in parts.values()]
         assert not artists[0] & artists[1] and len(parts["train"]) + len(parts["validation"]) == 205
         assert all(20 < sum(row["quadrant"] == q for row in parts["train"]) < 50 for q in range(4))
         held_out += [row["track"] for row in parts["validation"]]
     assert sorted(held_out) == list(range(200))
 
 
-def test_temperatures_make_quadrants_calibrated(tmp_path):
-    """Of clips whose quadrants follow their valence and arousal by chance, four times less surely than these say."""
+def test_the_probe_hears_no_clip_of_its_artist(tmp_path):
+    """Where an artist's own clips are the only ones to go by, what is said of them is a guess; of others it is right."""
+    random = np.random.default_rng(0)
+    features = tmp_path / "features"
+    features.mkdir()
+    rows = []
+    for n in range(80):
+        embedding = random.standard_normal(506).astype(np.float32)
+        embedding[n % 4] += 8  # tells the quadrant
+        row = {"body": "panda4q", "split": "train" if n < 60 else "validation", "group": f"artist {n // 3}", "quadrant": n % 4}
+        rows.append(row | {"track": f"t{n}", "embedding": embedding})
+    rows += [row | {"track": f"g{n}", "quadrant": -100, "body": "game_music"} for n, row in enumerate(rows[:8])]
+    rows.append(rows[0] | {"track": "midi", "quadrant": -100, "embedding": np.full(506, np.nan, np.float32)})
+    for row in rows:
+        (features / f"{row['track']}.json").write_text(json.dumps({"chords": [[0, 2, "C:maj"]], "key": ["C", "major"]}))
+    taught = train_small.teach_quadrants(rows, features)
+    likely = np.array([row["likely"] for row in taught])
+    assert np.isnan(likely[60:80]).all() and np.isnan(likely[-1]).all()
+    np.testing.assert_allclose(likely[:60].sum(1), 1, atol=1e-5)
+    assert (likely[:60].argmax(1) == np.arange(60) % 4).all() and (likely[80:88].argmax(1) == np.arange(8) % 4).all()
+    alone = [row | {"embedding": row["embedding"] * 0 + 20 * (row["group"] == "artist 0")} for row in rows[:60]]
+    for row in alone[:3]:
+        row["quadrant"] = 2
+    apart = 2 * train_small.teach_quadrants(alone, features)[0]["likely"][2] - 1
+    assert apart < 0.5
+    plain = train_small.teach_quadrants(rows, features, probed=False)
+    assert np.array_equal(plain[5]["likely"], np.eye(4)[1]) and np.isnan(plain[80]["likely"]).all()
+
+
+def test_a_temperature_makes_quadrants_calibrated():
+    """Of clips whose quadrants follow their logits by chance, three times less surely than these say."""
     spec = importlib.util.spec_from_file_location("small", ROOT / "benchmarks" / "small.py")
     small = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(small)
     random = np.random.default_rng(0)
-    va = random.normal(5, 3, (4000, 2))
-    positive = random.random(va.shape) < 1 / (1 + np.exp(-(va - 5) / 4))
-    quadrant = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
-    tracks = np.array([f"track {n}" for n in range(len(va))])
-    for fold, part in enumerate(np.array_split(np.arange(len(va)), train_small.FOLDS)):
-        np.savez(tmp_path / f"as-shipped-fold{fold}-seed0.npz", track=tracks[part], valence_arousal=va[part])
-    args = argparse.Namespace(work=tmp_path, seeds=1)
-    error = small.calibration(args, "as shipped", dict(zip(tracks.tolist(), quadrant.tolist())))
-    assert error["with"] < 0.03 < 0.1 < error["without"]
-    corners = small.quadrant_probabilities(np.array([[9.0, 9], [1, 9], [1, 1], [9, 1]]), 1.0)
-    np.testing.assert_allclose(corners, np.eye(4), atol=0.04)
+    logits = 6 * random.standard_normal((4000, 4))
+    chances = softmax(logits / 3, axis=1)
+    truth = (random.random((4000, 1)) > chances.cumsum(1)).sum(1)
+    assert small.best_temperature(truth, logits) == pytest.approx(3, rel=0.1)
+    folds = [(truth[part], logits[part]) for part in np.array_split(np.arange(4000), train_small.FOLDS)]
+    error, plain = small.calibration(folds)
+    assert error < 0.02 < 0.08 < plain

@@ -373,7 +373,8 @@ class MERTrainer(Trainer):
                 total, count = self._parts.get(f"{corpus}_{part}", (0.0, 0))
                 self._parts[f"{corpus}_{part}"] = total + value.detach(), count + 1
         if return_outputs:
-            return loss, {"logits": output.logits, "valence_arousal": output.valence_arousal}
+            heads = ("logits", "valence_arousal", "quadrant_logits")
+            return loss, {head: output[head] for head in heads}
         return loss
 
     def _distillation(self, corpus, inputs, output, stored):
@@ -433,7 +434,7 @@ class MERTrainer(Trainer):
         return metrics
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
-        """The Trainer's, of one corpus: predictions are (logits, valence and arousal)."""
+        """The Trainer's, of one corpus: predictions are (logits, valence and arousal, quadrant logits)."""
         return super().predict(self._heard(test_dataset), ignore_keys, metric_key_prefix)
 
     def _heard(self, dataset):
@@ -445,15 +446,14 @@ class MERTrainer(Trainer):
 
     def _score(self, prediction):
         # Metrics of one corpus, and the loss of its labels over all rows.
-        (logits, valence_arousal), labels = prediction.predictions, prediction.label_ids
+        (logits, valence_arousal, quadrant_logits), labels = prediction.predictions, prediction.label_ids
         config = self.model.config
-        scale = config.valence_arousal_range
         tags, rated, quadrants = map(torch.from_numpy, labels)
-        predicted = torch.from_numpy(valence_arousal)
         loss = mood_loss(torch.from_numpy(logits), tags, config.tag_positive_rates)
-        loss = loss + valence_arousal_loss(predicted, rated) + quadrant_loss(predicted, quadrants, scale)
+        loss = loss + valence_arousal_loss(torch.from_numpy(valence_arousal), rated)
+        loss = loss + quadrant_loss(torch.from_numpy(quadrant_logits), quadrants)
         probabilities = expit(logits.astype(np.float64))
-        return {"loss": loss.item()} | score_predictions(probabilities, valence_arousal, *labels, scale=scale)
+        return {"loss": loss.item()} | score_predictions(probabilities, valence_arousal, *labels, scale=config.valence_arousal_range)
 
 
 def layer_rates(encoder, rate, decay):

@@ -1,0 +1,175 @@
+"""What a public music tagger hears in the music that ``mer-small`` is trained on: a teacher beside the stored ones.
+
+    pip download --no-deps --dest WORK musicnn==0.1.0
+    python -m mer.scripts.tagging_teacher WORK/musicnn-0.1.0-py3-none-any.whl --data DATA --game GAME --work WORK
+
+The tagger is the VGG-like network that Pons et al. trained on the Million Song Dataset (ISMIR 2018; package musicnn,
+ISC licence). It is read out of the package, nothing of which is run or installed. Writes WORK/tagger.npz: for every
+30 s of the stored teachers' tables `track`, `start` and `tagger` (306,), its last feature maps (256) and the logits of
+its 50 tags, mean over patches of 3 s. A run that is cut resumes.
+"""
+
+import argparse
+import os
+import zipfile
+from pathlib import Path
+
+import librosa
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..feature_extraction_mer import load_audio
+from .train_small import read_data
+
+RATE, HOP, FFT, BANDS, PATCH = 16000, 256, 512, 96, 187
+FOLDER = "musicnn/MSD_vgg/"
+# Pooling behind each of the five convolutions: size and stride over (time, bands).
+POOLS = (((4, 1), (2, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 2)), ((4, 4), (4, 4)))
+EPSILON = 1e-3  # of TensorFlow's batch normalisation
+SAVE_EVERY = 50  # tracks
+
+
+def read_checkpoint(index, data):
+    """The float32 variables of a TensorFlow checkpoint (format V2, one shard), a `dict` of arrays by name.
+
+    Args:
+        index (`bytes`): its `.index` file, a sorted table of LevelDB without compression, of names and places.
+        data (`bytes`): its `.data-00000-of-00001` file.
+    """
+
+    def varint(buffer, place):
+        value = shift = 0
+        while True:
+            byte = buffer[place]
+            value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+            if byte < 128:
+                return value, place
+
+    def entries(start, size):
+        # Keys share a prefix with the one before; behind the entries stand restart points of 4 bytes and their number.
+        block, key, place = index[start : start + size], b"", 0
+        while place < size - 4 - 4 * int.from_bytes(block[-4:], "little"):
+            shared, place = varint(block, place)
+            own, place = varint(block, place)
+            length, place = varint(block, place)
+            key = key[:shared] + block[place : place + own]
+            yield key, block[place + own : place + own + length]
+            place += own + length
+
+    def fields(message):
+        # Protocol buffers: lists by field number, of numbers (wire type 0), 4 bytes (5) or bytes (2).
+        found, place = {}, 0
+        while place < len(message):
+            tag, place = varint(message, place)
+            if tag & 7 == 0:
+                value, place = varint(message, place)
+            else:
+                size, place = (4, place) if tag & 7 == 5 else varint(message, place)
+                value, place = message[place : place + size], place + size
+            found.setdefault(tag >> 3, []).append(value)
+        return found
+
+    footer, place = index[-48:], 0
+    for _ in range(2):  # where the table of other blocks lies: not read
+        _, place = varint(footer, place)
+    start, place = varint(footer, place)
+    size, _ = varint(footer, place)
+    variables = {}
+    for _, handle in entries(start, size):
+        start, place = varint(handle, 0)
+        for name, value in entries(start, varint(handle, place)[0]):
+            entry = fields(value)  # 1 type, 2 shape, 4 offset, 5 bytes
+            if name and entry.get(1) == [1]:
+                shape = [fields(size).get(1, [0])[0] for size in fields(entry.get(2, [b""])[0]).get(2, [])]
+                offset = entry.get(4, [0])[0]
+                values = np.frombuffer(data[offset : offset + entry[5][0]], "<f4")
+                variables[name.decode()] = values.reshape(shape)
+    return variables
+
+
+class Tagger(nn.Module):
+    """The network, with the weights of a checkpoint's variables."""
+
+    def __init__(self, variables):
+        super().__init__()
+        values = {name.removeprefix("model/"): torch.tensor(value) for name, value in variables.items()}
+        kernels = [values[f"{number}CNN/kernel"].permute(3, 2, 0, 1) for number in range(1, 6)]
+        self.norms, self.convolutions = nn.ModuleList(), nn.ModuleList()
+        for place in range(6):
+            name = "batch_normalization" + (f"_{place}" if place else "")
+            state = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+            state = {ours: values[f"{name}/{theirs}"] for ours, theirs in state.items()}
+            norm = nn.BatchNorm2d(len(state["weight"]), eps=EPSILON)
+            norm.load_state_dict(state | {"num_batches_tracked": torch.tensor(0)})
+            self.norms.append(norm)
+        for number, kernel in enumerate(kernels, 1):
+            convolution = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1)
+            convolution.load_state_dict({"weight": kernel, "bias": values[f"{number}CNN/bias"]})
+            self.convolutions.append(convolution)
+        self.tags = nn.Linear(*values["dense/kernel"].shape)
+        self.tags.load_state_dict({"weight": values["dense/kernel"].T, "bias": values["dense/bias"]})
+        self.eval()
+
+    def forward(self, patches):
+        """Log-mel patches (N, PATCH, BANDS) -> feature maps and tag logits (N, 256 + 50)."""
+        maps = self.norms[0](patches.unsqueeze(1))
+        for convolution, norm, (size, stride) in zip(self.convolutions, self.norms[1:], POOLS):
+            maps = nn.functional.max_pool2d(norm(convolution(maps).relu()), size, stride)
+        features = maps.permute(0, 2, 3, 1).flatten(1).float()
+        return torch.cat((features, self.tags(features)), dim=1)
+
+
+def load_tagger(package):
+    """The network out of the package's file (a wheel)."""
+    with zipfile.ZipFile(package) as wheel:
+        return Tagger(read_checkpoint(wheel.read(f"{FOLDER}.index"), wheel.read(f"{FOLDER}.data-00000-of-00001")))
+
+
+@torch.inference_mode()
+def hear(tagger, waveform):
+    """What the network says of mono audio at `RATE`, mean over patches of 3 s: (306,). Shorter audio is repeated."""
+    waveform = np.resize(waveform, max(len(waveform), PATCH * HOP))
+    power = librosa.feature.melspectrogram(y=waveform, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=BANDS)
+    values = torch.from_numpy(np.log10(10000 * power + 1).T.astype(np.float32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return tagger(values.unfold(0, PATCH, PATCH).transpose(1, 2)).float().mean(0).numpy()
+
+
+def main(argv=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", type=Path, help="musicnn-0.1.0-py3-none-any.whl")
+    for name in ("--data", "--game", "--work"):
+        parser.add_argument(name, type=Path, required=True)
+    args = parser.parse_args(argv)
+    tagger = load_tagger(args.package)
+    out, heard = args.work / "tagger.npz", {}
+    if out.exists():
+        with np.load(out, allow_pickle=False) as stored:
+            places = zip(stored["track"].tolist(), stored["start"].tolist())
+            heard = dict(zip(places, stored["tagger"]))
+    tracks = {}
+    for row in read_data(args.data, args.game):
+        if (row["track"], row["start"]) not in heard:
+            tracks.setdefault((row["track"], row["path"]), []).append(row["start"])
+
+    def save():
+        temporary = out.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            track, start = zip(*heard)
+            np.savez(file, track=track, start=start, tagger=np.stack(list(heard.values())))
+        os.replace(temporary, out)
+
+    for number, ((track, path), starts) in enumerate(tqdm(tracks.items(), unit="track"), 1):
+        waveform, rate = load_audio(path)
+        waveform = librosa.resample(waveform, orig_sr=rate, target_sr=RATE)
+        for start in starts:
+            heard[track, start] = hear(tagger, waveform[round(start * RATE) : round((start + 30) * RATE)])
+        if number % SAVE_EVERY == 0 or number == len(tracks):
+            save()
+
+
+if __name__ == "__main__":
+    main()
