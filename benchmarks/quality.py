@@ -1,13 +1,13 @@
 """How good the embedded model is: every number of the model card, from the committed weights and the data.
 
-    python benchmarks/quality.py --data ../shared/data [--midi MIDI] [--model DIR_OR_ID] [--split validation] [--errors N]
+    python benchmarks/quality.py --data ../shared/data [--midi MIDI] [--model DIR_OR_ID] [--split validation]
 
 Runs the pipeline, as served, over the clips of a split of the 4Q audio emotion dataset (Panda et al., 2018: quadrants
 from people's mood words; splits disjoint by artist), and prints, with 95 % bootstrap intervals over clips:
 quadrant accuracy and macro-F1 from the signs of V - 5 and A - 5, the accuracy of each side, the expected calibration
 error of the quadrants' probabilities (mean of the four), and Spearman's correlation of each tag's probability with that
 of the tag teacher (the official MTG-Jamendo baseline), averaged over the 56 tags. Then how many moods (tags that reach
-their threshold) a clip has and, with `--errors`, the clips whose quadrant the model thinks least likely.
+their threshold) a clip has.
 
 With `--midi`, what `mer.scripts.render_midi` made, also Pearson's correlation with the raters of the VGMIDI pieces whose
 series are held out.
@@ -66,7 +66,6 @@ def main(argv=None):
     parser.add_argument("--model", default=str(ROOT))
     parser.add_argument("--split", default="validation")
     parser.add_argument("--midi", type=Path, help="folder with vgmidi, rendered")
-    parser.add_argument("--errors", type=int, default=0, help="how many of the worst to show")
     parser.add_argument("--resamples", type=int, default=1000)
     args = parser.parse_args(argv)
 
@@ -95,11 +94,6 @@ def main(argv=None):
     print(f"moods a clip: mean {moods.mean():.1f}, {moods.min()} to {moods.max()}; {none}")
     for name, column in (("valence", 0), ("arousal", 1)):
         print(f"{name}: mean {va[:, column].mean():.2f}, deviation {va[:, column].std():.2f} on 1 to 9")
-    for index in np.argsort(chances[np.arange(len(rows)), truth])[: args.errors]:
-        row, likeliest = rows[index], [MOOD_TAGS[tag] for tag in tags[index].argsort()[:-4:-1]]
-        print(f"{row['quadrant']} {chances[index, truth[index]]:.2f}", end="   ")
-        print(f"V {va[index, 0]:.1f} A {va[index, 1]:.1f} {', '.join(likeliest)}", end="   ")
-        print(f"{row['clip_id']} {row['artist']}: {row['moods']} ({row['genres']})")
     if args.midi:
         held_out = [row for row in read_data(args.data, args.data, args.midi) if row["body"] == "vgmidi"]
         pieces = {row["path"]: row["rated"] for row in held_out if row["split"] == "validation"}

@@ -1,7 +1,7 @@
 """What each part of `mer-small` is worth: 5-fold cross-validation by artist over the 676 clips of the 4Q dataset.
 
     python benchmarks/small.py --data DATA --game GAME --midi MIDI --work WORK \\
-        [--variants NAME ...] [--seeds 3] [--jobs 2]
+        [--variants NAME ...] [--seeds 3] [--jobs 2] [--errors N]
 
 Data and folders as for `mer.scripts.train_small`, which does the training: a run for every variant, fold and seed, each
 of which resumes where it was cut; those that are done are only read. `--jobs` of them train side by side, each on one
@@ -11,10 +11,12 @@ last epoch counts. The pretraining, which hears none of the clips, is one for al
 
 Below the table, of each variant, on held-out clips: the expected calibration error of the quadrants' probabilities
 (mean of the four) with the temperature under which the other folds' quadrants are likeliest, and without one; and what
-the mean of the seeds' logits, an ensemble, would reach.
+the mean of the seeds' logits, an ensemble, would reach. With `--errors`, the N clips whose quadrant that mean of the first
+variant thinks least likely, with people's words for them.
 """
 
 import argparse
+import csv
 import json
 import statistics
 import time
@@ -23,10 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from mer.configuration_mer import QUADRANTS
 from mer.scripts import train_small
+from mer.scripts.calibrate_small import best_temperature
 from mer.training.metrics import expected_calibration_error
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 VARIANTS = {
     "as shipped": [],
@@ -77,23 +80,14 @@ def run(args, variant, fold, seed):
 
 
 def held_out(args, variant, quadrants, seed):
-    """True quadrants (n,) and logits (n, 4) of the held-out clips of each fold."""
+    """Ids (n,), true quadrants (n,) and logits (n, 4) of the held-out clips of each fold."""
     folds = []
     for fold in range(train_small.FOLDS):
         with np.load(args.work / f"{run_name(variant, fold, seed)}.npz", allow_pickle=False) as heard:
-            known = [(quadrants[track], row) for track, row in zip(heard["track"].tolist(), heard["quadrants"])
-                     if track in quadrants]  # fmt: skip
-        folds.append(tuple(np.array(column) for column in zip(*known)))
+            clips = [index for index, track in enumerate(heard["track"].tolist()) if track in quadrants]
+            tracks, logits = heard["track"][clips], heard["quadrants"][clips]
+        folds.append((tracks, np.array([quadrants[track] for track in tracks.tolist()]), logits))
     return folds
-
-
-def best_temperature(truth, logits):
-    """What the logits (n, 4) must be divided by for the true quadrants (n,) to be likeliest."""
-
-    def surprise(logarithm):
-        return -log_softmax(logits / np.exp(logarithm), axis=1)[np.arange(len(truth)), truth].mean()
-
-    return float(np.exp(minimize_scalar(surprise, bounds=(-3, 3), method="bounded").x))
 
 
 def calibration(folds):
@@ -135,7 +129,8 @@ def main(argv=None):
     parser.add_argument("--midi", type=Path)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=train_small.EPOCHS)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--errors", type=int, default=0, help="how many of the worst to show")
     parser.add_argument("--jobs", type=int, default=1, help="runs that train side by side")
     args = parser.parse_args(argv)
     for variant in args.variants:
@@ -161,16 +156,24 @@ def main(argv=None):
     print(f"| | {' | '.join(METRICS.values())} | M parameters | ms for 30 s |")
     print("|---" * (len(METRICS) + 3) + "|")
     print("\n".join(rows))
-    data = train_small.read_data(args.data, args.game)
-    quadrants = {row["track"]: row["quadrant"] for row in data if row["quadrant"] >= 0}
+    with open(args.data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
+        labels = {row["clip_id"]: row for row in csv.DictReader(file)}
+    quadrants = {clip: QUADRANTS.index(row["quadrant"]) for clip, row in labels.items()}
     print()
+    worst = []
     for variant in args.variants:
         seeds = [held_out(args, variant, quadrants, seed) for seed in range(args.seeds)]
-        errors = np.mean([calibration(folds) for folds in seeds], axis=0)
-        print(f"{variant}: calibration error of the quadrants {errors[0]:.3f}, without a temperature {errors[1]:.3f}", end="")
-        truth = np.concatenate([fold[0] for fold in seeds[0]])
-        mean = np.mean([np.concatenate([fold[1] for fold in folds]) for folds in seeds], axis=0)
+        errors = np.mean([calibration([fold[1:] for fold in folds]) for folds in seeds], axis=0)
+        print(f"{variant}: calibration error of the quadrants {errors[0]:.3f}, {errors[1]:.3f} without a temperature", end="")
+        clips, truth = (np.concatenate(parts) for parts in list(zip(*seeds[0]))[:2])
+        mean = np.mean([np.concatenate([fold[2] for fold in folds]) for folds in seeds], axis=0)
         print(f"; the seeds' mean: {np.mean(mean.argmax(1) == truth):.3f} of quadrants right")
+        chances = softmax(mean / best_temperature(truth, mean), axis=1)
+        order = chances[np.arange(len(truth)), truth].argsort()
+        worst = worst or [(labels[clips[index]], chances[index]) for index in order[: args.errors]]
+    for label, said in worst:
+        heard = ", ".join(f"{name} {chance:.0%}" for name, chance in zip(QUADRANTS, said))
+        print(f"{label['quadrant']}, heard {heard}: {label['artist']} ({label['genres']}): {label['moods']}")
 
 
 if __name__ == "__main__":

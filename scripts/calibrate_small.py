@@ -1,4 +1,4 @@
-"""Give the embedded model ``mer-small`` a decision threshold for each tag.
+"""Give the embedded model ``mer-small`` a decision threshold for each tag, and its quadrants a temperature.
 
     python -m mer.scripts.calibrate_small --data ../shared/data --work WORK [--model .]
 
@@ -8,18 +8,21 @@ teacher, the official MTG-Jamendo mood/theme baseline, for the 4,231 test tracks
 (``mediaeval`` in DATA), and a tag's share is the one at which the teacher's F1 is highest, at most `MOST` times as often
 as people say it (the F1 of tags that the teacher cannot tell is highest where it says them of nearly everything). A
 tag's threshold is the score that this share of the held-out clips reaches: the teacher's own thresholds do not carry
-over, as its probabilities rise and fall with the kind of recording. Printed: how the teacher does, and the thresholds,
-which are written into the model's config.json.
+over, as its probabilities rise and fall with the kind of recording. The temperature is the one under which people's
+quadrants of the held-out clips are likeliest. Printed: how the teacher does, and what is written into the model's
+config.json.
 """
 
 import argparse
+import csv
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax
 from sklearn.metrics import precision_recall_curve
 
-from ..configuration_mer import MOOD_TAGS, MERConfig
+from ..configuration_mer import MOOD_TAGS, QUADRANTS, MERConfig
 from ..training.metrics import expected_calibration_error
 
 MOST = 3
@@ -40,10 +43,19 @@ def best_share(labels, scores, most):
     return float(shares[best]), float(f1[best])
 
 
+def best_temperature(truth, logits):
+    """What the logits (n, 4) must be divided by for the true quadrants (n,) to be likeliest."""
+
+    def surprise(logarithm):
+        return -log_softmax(logits / np.exp(logarithm), axis=1)[np.arange(len(truth)), truth].mean()
+
+    return float(np.exp(minimize_scalar(surprise, bounds=(-3, 3), method="bounded").x))
+
+
 def main(argv=None):
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with mediaeval")
+    parser.add_argument("--data", type=Path, required=True, help="folder with mediaeval and panda4q")
     parser.add_argument("--work", type=Path, required=True, help="folder of the cross-validation")
     parser.add_argument("--model", type=Path, default=Path(__file__).resolve().parent.parent, help="folder")
     args = parser.parse_args(argv)
@@ -52,11 +64,17 @@ def main(argv=None):
     people, teacher = (
         np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("groundtruth", "baseline_vggish_predictions")
     )
-    scores = []
+    with open(args.data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
+        quadrants = {row["clip_id"]: QUADRANTS.index(row["quadrant"]) for row in csv.DictReader(file)}
+    scores, truth, logits = [], [], []
     for file in sorted(args.work.glob("as-shipped-fold*.npz")):
         with np.load(file, allow_pickle=False) as held_out:
-            scores.append(expit(held_out["tags"]))
-    scores = np.concatenate(scores)
+            clips = [index for index, track in enumerate(held_out["track"].tolist()) if track in quadrants]
+            scores.append(expit(held_out["tags"][clips]))
+            truth += [quadrants[track] for track in held_out["track"][clips].tolist()]
+            logits.append(held_out["quadrants"][clips])
+    scores, truth, logits = np.concatenate(scores), np.array(truth), np.concatenate(logits)
+    temperature = best_temperature(truth, logits)
     said = people.mean(0)
     found = [best_share(people[:, tag], teacher[:, tag], MOST * said[tag]) for tag in range(len(MOOD_TAGS))]
     thresholds = [float(np.quantile(scores[:, tag], 1 - share)) for tag, (share, _) in enumerate(found)]
@@ -67,7 +85,9 @@ def main(argv=None):
     print(f"{(scores >= thresholds).sum(1).mean():.2f}")
     for tag, threshold, (share, f1) in zip(MOOD_TAGS, thresholds, found):
         print(f"{tag:15} threshold {threshold:.4f}, said of {share:.1%}, F1 of the teacher {f1:.3f}")
+    print(f"temperature of the quadrants {temperature:.3f}")
     config = MERConfig.from_pretrained(args.model)
+    config.quadrant_temperature = round(temperature, 3)
     config.thresholds = [round(threshold, 4) for threshold in thresholds]
     config.save_pretrained(args.model)
 

@@ -38,7 +38,7 @@ def render(midi, out, soundfont, seconds):
         audio, _ = soundfile.read(wav, dtype="float32", always_2d=True)
     # Silence in front, and what a soundfont's release and reverb leave behind the last note.
     audio, _ = librosa.effects.trim(audio.mean(axis=1), top_db=60)
-    if len(audio) < RATE:
+    if len(audio) < RATE or not audio.any():
         raise ValueError(f"{midi}: less than a second of sound.")
     temporary = out.with_suffix(".part")
     soundfile.write(temporary, audio[: seconds * RATE], RATE, format="FLAC")

@@ -18,6 +18,7 @@ part is worth.
 import argparse
 import csv
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -38,12 +39,13 @@ from ..harmony_mer import Chord, Harmony, Key
 from ..modeling_mer import MERForAudioClassification, mood_loss, quadrant_loss
 from ..training.losses import mood_distillation_loss, valence_arousal_distillation_loss
 from .export_hub import export
+from .predict import keep_memory
 
 CROP = 500  # frames; 10 s
 FLOOR = float(np.log(1e-2))  # log-mel of nothing
 FOLDS = 5
 EMBEDDING = 200 + 306  # of the stored teacher and of the tagging network
-EPOCHS, PRETRAINING_EPOCHS = 15, 100
+EPOCHS, PRETRAINING_EPOCHS = 40, 80
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
 SIZES = {
     "small": ((16, 32, 64), 160, 320, 3),
@@ -53,6 +55,8 @@ SIZES = {
 PARTS = ("embedding", "tags", "va", "words")  # of the loss that can be left out; people's quadrants stay
 OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "augmentation")  # what else can
 MUON_RATE = 0.03
+# How often an epoch hears 30 s of a body of music.
+SHARES = {"panda4q": 2, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
 VALIDATE_EVERY = 10  # epochs
 
 
@@ -180,6 +184,11 @@ def pretrain(rows, extractor, config, args, log):
     """What teachers heard in game music, learnt once for all runs that leave the same things out; returns weights."""
     without = sorted({"embedding", "tags", "va", "chords", "mode", "augmentation"} & set(args.without))
     name = "-".join(["pretrained", args.size, *(["paper"] if args.paper else []), *(f"no-{part}" for part in without)])
+    checkpoint = args.work / f"{name}.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["epoch"] == args.pretraining_epochs:
+            return state["student"]
     unknown = {"quadrant": -100, "likely": np.full(4, np.nan, dtype=np.float32), "split": "train"}
     game = [row | unknown for row in rows if row["body"] == "game_music"]
     # To look at: teachers' answers to the clips that the README's figures are of.
@@ -449,10 +458,11 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         "std": columns["embedding"].std(0) + 1e-3,
         "logit_std": columns["mood"].clamp(1e-5, 1 - 1e-5).logit().std(0),
     }
-    # An epoch: every clip with people's quadrant twice, and half of everything else.
-    clips = [index for index, row in enumerate(dataset.rows) if row["quadrant"] >= 0]
-    others = [index for index, row in enumerate(dataset.rows) if row["quadrant"] < 0]
-    size = 2 * len(clips) + (len(others) + 1) // 2
+    # An epoch hears of each body of music so many of its 30 s.
+    bodies = {}
+    for index, row in enumerate(dataset.rows):
+        bodies.setdefault(row["body"], []).append(index)
+    size = sum(math.ceil(SHARES[body] * len(places)) for body, places in bodies.items())
     steps = max(1, size // args.batch_size)
     student = Student(config, len(rows[0]["words"]))
     if start is not None:
@@ -484,8 +494,11 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         torch.manual_seed(args.seed * 1000 + epoch)
         dataset.epoch = epoch
         random = np.random.default_rng((args.seed, epoch))
-        order = random.permutation([*clips, *clips, *random.permutation(others)[: size - 2 * len(clips)]])
-        order = order[: steps * args.batch_size].astype(int).tolist()
+        order = []
+        for body, places in bodies.items():
+            often = np.tile(places, math.ceil(SHARES[body]))
+            order += random.permutation(often)[: math.ceil(SHARES[body] * len(places))].tolist()
+        order = random.permutation(order)[: steps * args.batch_size].tolist()
         sums = {}
         progress = tqdm(desc=f"{name} epoch {epoch + 1}/{epochs}", total=steps, unit="step", mininterval=5)
         for batch in torch.utils.data.DataLoader(dataset, args.batch_size, sampler=order):
@@ -568,6 +581,7 @@ def make_config(args):
 def main(argv=None):
     """Command line; see the module's docstring."""
     args = parse_arguments(argv)
+    keep_memory()
     config = make_config(args)
     extractor = MERFeatureExtractor(sampling_rate=config.encoder_config.sampling_rate)
     rows = read_data(args.data, args.game, args.midi, args.work / "tagger.npz")

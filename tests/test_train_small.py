@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 from mer import MERForAudioClassification
 from mer.scripts import train_small
+from mer.scripts.calibrate_small import best_temperature
 from mer.scripts.predict import load_pipeline
 from scipy.special import softmax
 from signals import tone
@@ -231,7 +232,7 @@ def test_a_temperature_makes_quadrants_calibrated():
     logits = 6 * random.standard_normal((4000, 4))
     chances = softmax(logits / 3, axis=1)
     truth = (random.random((4000, 1)) > chances.cumsum(1)).sum(1)
-    assert small.best_temperature(truth, logits) == pytest.approx(3, rel=0.1)
+    assert best_temperature(truth, logits) == pytest.approx(3, rel=0.1)
     folds = [(truth[part], logits[part]) for part in np.array_split(np.arange(4000), train_small.FOLDS)]
     error, plain = small.calibration(folds)
     assert error < 0.02 < 0.08 < plain
