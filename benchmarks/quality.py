@@ -9,8 +9,8 @@ error of the quadrants' probabilities (mean of the four), and Spearman's correla
 of the tag teacher (the official MTG-Jamendo baseline), averaged over the 56 tags. Then how many moods (tags that reach
 their threshold) a clip has.
 
-With `--midi`, what `mer.scripts.render_midi` made, also Pearson's correlation with the raters of the VGMIDI pieces whose
-series are held out.
+With `--midi`, what `mer.scripts.render_midi` made, also Pearson's correlation with the raters of the VGMIDI pieces
+whose series are held out.
 """
 
 import argparse

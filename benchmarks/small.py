@@ -1,4 +1,4 @@
-"""What each part of `mer-small` is worth: 5-fold cross-validation by artist over the 676 clips of the 4Q dataset.
+"""What each part of `mer-small` is worth: 5-fold cross-validation by artist over the 676 clips of 4Q.
 
     python benchmarks/small.py --data DATA --game GAME --midi MIDI --work WORK \\
         [--variants NAME ...] [--seeds 3] [--jobs 2] [--errors N]
@@ -11,8 +11,8 @@ last epoch counts. The pretraining, which hears none of the clips, is one for al
 
 Below the table, of each variant, on held-out clips: the expected calibration error of the quadrants' probabilities
 (mean of the four) with the temperature under which the other folds' quadrants are likeliest, and without one; and what
-the mean of the seeds' logits, an ensemble, would reach. With `--errors`, the N clips whose quadrant that mean of the first
-variant thinks least likely, with people's words for them.
+the mean of the seeds' logits, an ensemble, would reach. With `--errors`, the N clips whose quadrant that mean of the
+first variant thinks least likely, with people's words for them.
 """
 
 import argparse
@@ -164,7 +164,8 @@ def main(argv=None):
     for variant in args.variants:
         seeds = [held_out(args, variant, quadrants, seed) for seed in range(args.seeds)]
         errors = np.mean([calibration([fold[1:] for fold in folds]) for folds in seeds], axis=0)
-        print(f"{variant}: calibration error of the quadrants {errors[0]:.3f}, {errors[1]:.3f} without a temperature", end="")
+        print(f"{variant}: calibration error of the quadrants {errors[0]:.3f}, ", end="")
+        print(f"{errors[1]:.3f} without a temperature", end="")
         clips, truth = (np.concatenate(parts) for parts in list(zip(*seeds[0]))[:2])
         mean = np.mean([np.concatenate([fold[2] for fold in folds]) for folds in seeds], axis=0)
         print(f"; the seeds' mean: {np.mean(mean.argmax(1) == truth):.3f} of quadrants right")

@@ -118,10 +118,11 @@ def read_data(data, game, midi=None, tagger=None):
         with np.load(data / "teachers" / f"{body}.npz", allow_pickle=False) as table:
             columns = {name: table[name] for name in table.files}
         for index, track in enumerate(columns["track"].tolist()):
-            row = nothing | {"body": body, "track": track, "path": game / track, "start": float(columns["start"][index])}
+            start = float(columns["start"][index])
+            row = nothing | {"body": body, "track": track, "path": game / track, "start": start}
             row |= {"mood": columns["mood"][index], "va": columns["va_emomusic"][index]}
             if tagger is not None:
-                row["embedding"] = np.concatenate((columns["embedding"][index], heard[track, row["start"]]))
+                row["embedding"] = np.concatenate((columns["embedding"][index], heard[track, start]))
             if body == "panda4q":
                 label = labels[track]
                 row["path"] = data / "panda4q" / "audio" / f"{track}.opus"
@@ -198,11 +199,11 @@ def pretrain(rows, extractor, config, args, log):
 
 
 def teach_quadrants(rows, features, probed=True):
-    """Rows with `likely`, the probabilities of Q1 to Q4 (4,): of people's clips their quadrant, and half of what a
-    probe on the teachers' embeddings and the harmony in `features` says that heard no clip of their artist; of other music what the probe says. Unless
-    `probed`, people alone are heard.
+    """Rows with `likely`, the probabilities of Q1 to Q4 (4,).
 
-    NaN where there is no embedding, and for clips of the validation split, which the probe never hears.
+    Of people's clips the mean of their quadrant and of what a probe on the teachers' embeddings and the harmony in
+    `features` says that heard no clip of their artist; of other music what the probe says. Unless `probed`, people
+    alone are heard. NaN where there is no embedding, and for the validation split, which the probe never hears.
     """
     heard = [row for row in rows if row["quadrant"] >= 0 and row["split"] == "train"]
     other = [row for row in rows if row["quadrant"] < 0 and np.isfinite(row["embedding"]).all()]
@@ -295,7 +296,8 @@ class Segments(torch.utils.data.Dataset):
                 chords[2] = 0
         item = {"mel": mel, "chords": chords, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
-        return item | {name: torch.from_numpy(row[name]) for name in ("mood", "va", "embedding", "words", "rated", "likely")}
+        numbers = ("mood", "va", "embedding", "words", "rated", "likely")
+        return item | {name: torch.from_numpy(row[name]) for name in numbers}
 
 
 def crop(mel, random):
@@ -435,8 +437,8 @@ def validate(heard, dataset, statistics):
             pieces.setdefault(row["track"], []).append((*va, *row["rated"]))
     if pieces:
         said = np.array([np.mean(segments, axis=0) for segments in pieces.values()])
-        result |= {"pieces": len(said)}
-        result |= {f"rated_{name}": pearsonr(said[:, k], said[:, k + 2])[0] for k, name in enumerate(("valence", "arousal"))}
+        correlation = [pearsonr(said[:, axis], said[:, axis + 2])[0] for axis in range(2)]
+        result |= {"pieces": len(said), "rated_valence": correlation[0], "rated_arousal": correlation[1]}
     return result
 
 
@@ -591,6 +593,7 @@ def main(argv=None):
     extract({row["track"]: row["path"] for row in rows}, args.work / "features", extractor, encoder)
     if args.features_only:
         return
+    rows = [row for row in rows if all(file.exists() for file in _files(args.work / "features", row["track"]))]
 
     def log(line):
         tqdm.write(line)

@@ -50,14 +50,15 @@ def arguments(tmp_path):
     tagger = random.standard_normal((len(track), 306)).astype(np.float32)
     np.savez(tmp_path / "work" / "tagger.npz", track=track, start=np.array(start, float), tagger=tagger)
     midi = tmp_path / "midi"
-    for name in ("emopia/Q1_a_0", "emopia/Q4_b_c_1", "vgmidi/Song A", "vgmidi/Song B", "vgmidi/Song C", *(f"vgmidi/{n}" for n in range(3))):
+    songs = ["Song A", "Song B", "Song C", "0", "1", "2"]
+    for name in ("emopia/Q1_a_0", "emopia/Q4_b_c_1", *(f"vgmidi/{song}" for song in songs)):
         (midi / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(midi / f"{name}.flac", tone(12, 24000), 24000)
     (data / "vgmidi").mkdir()
     with open(data / "vgmidi" / "labels.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["piece", "midi", "series", "valence", "arousal"])
-        for number, name in enumerate(["Song A", "Song B", "Song C", "0", "1", "2", "missing"]):
+        for number, name in enumerate([*songs, "missing"]):
             writer.writerow([f"piece{number}", f"{name}.mid", f"series {number % 5}", number / 10, -number / 10])
 
     def make(name, *more):
@@ -203,12 +204,13 @@ def test_the_probe_hears_no_clip_of_its_artist(tmp_path):
     for n in range(80):
         embedding = random.standard_normal(506).astype(np.float32)
         embedding[n % 4] += 8  # tells the quadrant
-        row = {"body": "panda4q", "split": "train" if n < 60 else "validation", "group": f"artist {n // 3}", "quadrant": n % 4}
-        rows.append(row | {"track": f"t{n}", "embedding": embedding})
+        row = {"body": "panda4q", "split": "train" if n < 60 else "validation", "group": f"artist {n // 3}"}
+        rows.append(row | {"track": f"t{n}", "quadrant": n % 4, "embedding": embedding})
     rows += [row | {"track": f"g{n}", "quadrant": -100, "body": "game_music"} for n, row in enumerate(rows[:8])]
     rows.append(rows[0] | {"track": "midi", "quadrant": -100, "embedding": np.full(506, np.nan, np.float32)})
     for row in rows:
-        (features / f"{row['track']}.json").write_text(json.dumps({"chords": [[0, 2, "C:maj"]], "key": ["C", "major"]}))
+        harmony = {"chords": [[0, 2, "C:maj"]], "key": ["C", "major"]}
+        (features / f"{row['track']}.json").write_text(json.dumps(harmony))
     taught = train_small.teach_quadrants(rows, features)
     likely = np.array([row["likely"] for row in taught])
     assert np.isnan(likely[60:80]).all() and np.isnan(likely[-1]).all()
