@@ -33,7 +33,7 @@ python -m mer.scripts.tagging_teacher "$wheel" --data "$data" --game "$game" --w
 
 folders=(--data "$data" --game "$game" --midi "$midi" --work "$work")
 python -m mer.scripts.train_small "${folders[@]}" --features-only
-python "$root/benchmarks/small.py" "${folders[@]}" --variants "as shipped" --seeds 1 --jobs 2
+python "$root/benchmarks/small.py" "${folders[@]}" --variants "as shipped" --seeds 1 --jobs 2 --errors 20
 python -m mer.scripts.train_small "${folders[@]}" --out "$out"
 python -m mer.scripts.calibrate_small --data "$data" --work "$work" --model "$out"
 python "$root/benchmarks/quality.py" --data "$data" --midi "$midi" --model "$out"

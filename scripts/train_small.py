@@ -29,7 +29,8 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, r2_score
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_predict
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm import tqdm
 
@@ -45,7 +46,7 @@ CROP = 500  # frames; 10 s
 FLOOR = float(np.log(1e-2))  # log-mel of nothing
 FOLDS = 5
 EMBEDDING = 200 + 306  # of the stored teacher and of the tagging network
-EPOCHS, PRETRAINING_EPOCHS = 40, 80
+EPOCHS, PRETRAINING_EPOCHS = 20, 80
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
 SIZES = {
     "small": ((16, 32, 64), 160, 320, 3),
@@ -55,6 +56,7 @@ SIZES = {
 PARTS = ("embedding", "tags", "va", "words")  # of the loss that can be left out; people's quadrants stay
 OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "augmentation")  # what else can
 MUON_RATE = 0.03
+PROBE_C = 0.02  # of the teacher of quadrants
 # How often an epoch hears 30 s of a body of music.
 SHARES = {"panda4q": 2, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
 VALIDATE_EVERY = 10  # epochs
@@ -199,39 +201,27 @@ def pretrain(rows, extractor, config, args, log):
 
 
 def teach_quadrants(rows, features, probed=True):
-    """Rows with `likely`, the probabilities of Q1 to Q4 (4,).
-
-    Of people's clips the mean of their quadrant and of what a probe on the teachers' embeddings and the harmony in
-    `features` says that heard no clip of their artist; of other music what the probe says. Unless `probed`, people
-    alone are heard. NaN where there is no embedding, and for the validation split, which the probe never hears.
+    """Rows with `likely`, the probabilities of Q1 to Q4 (4,): what a teacher of quadrants says of all music but the
+    validation split, a probe on the other teachers' embeddings and on the harmony in `features` that learnt people's
+    quadrants of the training split; or, unless `probed`, those quadrants themselves. NaN where nobody spoke.
     """
-    heard = [row for row in rows if row["quadrant"] >= 0 and row["split"] == "train"]
-    other = [row for row in rows if row["quadrant"] < 0 and np.isfinite(row["embedding"]).all()]
-    quadrants, artists = (np.array([row[name] for row in heard]) for name in ("quadrant", "group"))
-    known, unknown = (_blocks(part, features) for part in (heard, other))
+    heard = [row["quadrant"] >= 0 and row["split"] == "train" for row in rows]
+    taught = [row | {"likely": np.full(4, np.nan, dtype=np.float32)} for row in rows]
+    if not probed:
+        for index in np.flatnonzero(heard):
+            taught[index]["likely"] = np.eye(4, dtype=np.float32)[rows[index]["quadrant"]]
+        return taught
+    known = [row["split"] == "train" and np.isfinite(row["embedding"]).all() for row in rows]
+    blocks = _blocks([row for row, is_known in zip(rows, known) if is_known], features)
+    people = np.array(heard)[known]
     # Each block of numbers weighs the same, however many it has.
-    scales = [(block.mean(0), (block.std(0) + 1e-6) * np.sqrt(block.shape[1]) / 10) for block in known]
-    known, unknown = (
-        np.concatenate([(block - mean) / scale for block, (mean, scale) in zip(blocks, scales)], axis=1)
-        for blocks in (known, unknown)
-    )
-    probe = LogisticRegression(C=0.02, max_iter=1000)
-    folds = GroupKFold(min(10, len(set(artists.tolist()))))
-    apart = cross_val_predict(probe, known, quadrants, groups=artists, cv=folds, method="predict_proba")
-    probe.fit(known, quadrants)
-    apart, said = iter(apart), iter(probe.predict_proba(unknown) if other else ())
-    taught = []
-    for row in rows:
-        likely = np.full(4, np.nan, dtype=np.float32)
-        if row["quadrant"] >= 0 and row["split"] == "train":
-            likely[:] = np.eye(4)[row["quadrant"]]
-            if probed:
-                likely /= 2
-                likely[probe.classes_] += next(apart) / 2
-        elif probed and row["quadrant"] < 0 and np.isfinite(row["embedding"]).all():
-            likely[:] = 0
-            likely[probe.classes_] = next(said)
-        taught.append(row | {"likely": likely})
+    scaled = [StandardScaler().fit(block[people]).transform(block) * 10 / np.sqrt(block.shape[1]) for block in blocks]
+    scaled = np.concatenate(scaled, axis=1)
+    probe = LogisticRegression(C=PROBE_C, max_iter=1000)
+    probe.fit(scaled[people], [row["quadrant"] for row, is_heard in zip(rows, heard) if is_heard])
+    for index, said in zip(np.flatnonzero(known), probe.predict_proba(scaled)):
+        taught[index]["likely"][:] = 0
+        taught[index]["likely"][probe.classes_] = said
     return taught
 
 
