@@ -121,7 +121,7 @@ def with_new_heads(base, train, use_chords=True, use_mode=True):
     tagged = [rows for dataset in train.values() for rows in dataset["mood_labels"] if rows is not None]
     config = copy.deepcopy(base.config)
     config.tag_positive_rates = tag_positive_rates(torch.tensor(tagged)) if tagged else None
-    config.thresholds = None
+    config.thresholds, config.quadrant_temperature = None, 1.0  # those of other heads
     config.use_chords, config.use_mode = use_chords, use_mode
     model = MERForAudioClassification(config)
     model.mer.encoder.load_state_dict(base.mer.encoder.state_dict())

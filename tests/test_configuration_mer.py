@@ -24,6 +24,8 @@ def test_round_trip_keeps_every_value(tmp_path):
         chord_padding_mask=False,
         segment_pooling="equal",
         trunk_size=77,
+        quadrant_head=True,
+        quadrant_temperature=1.5,
     )
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
@@ -34,6 +36,7 @@ def test_round_trip_keeps_every_value(tmp_path):
     assert loaded.encoder_config.hidden_size == 48 and loaded.embedding_size == 96 and loaded.trunk_size == 77
     assert tuple(loaded.layers) == (6, 7) and loaded.segment_pooling == "equal" and not loaded.chord_padding_mask
     assert loaded.thresholds == [0.25] * 56 and loaded.tag_positive_rates == [0.5] * 56
+    assert loaded.quadrant_head and loaded.quadrant_temperature == 1.5
 
 
 def test_own_tags_replace_the_default():
@@ -58,6 +61,7 @@ def test_own_tags_replace_the_default():
         ({"tag_positive_rates": [0.0] * 56}, "tag_positive_rates must lie above 0"),
         ({"encoder_config": {"model_type": "no-such"}}, "'no-such' is unknown"),
         ({"trunk_size": "wide"}, "trunk_size"),
+        ({"quadrant_temperature": 0}, "quadrant_temperature must be above 0"),
     ],
 )
 def test_contradictions_are_refused_by_name(values, words):

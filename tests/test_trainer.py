@@ -671,6 +671,13 @@ def test_new_heads_without_chords_or_mode(caches, tmp_path, option, value):
     assert not getattr(model.config, option) and model.mer.trunk.in_features == WIDTH + (1 if value else 8)
 
 
+def test_what_was_fitted_to_other_heads_is_left_behind(tiny_model):
+    tiny_model.config.thresholds, tiny_model.config.quadrant_temperature = [0.2] * 56, 2.5
+    config = train_teacher.with_new_heads(tiny_model, {"deam": {"mood_labels": [None, None]}}).config
+    assert config.thresholds is None and config.quadrant_temperature == 1
+    assert tiny_model.config.quadrant_temperature == 2.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
