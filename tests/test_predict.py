@@ -515,7 +515,9 @@ def test_interrupted_json_on_the_screen_still_parses(mer, library, monkeypatch):
 def close(record):
     """A record with its numbers rounded: sums in another order differ in the last digit."""
     scores = sorted((tag["label"], round(tag["score"], 4)) for tag in record.get("tags", ()))
-    return record | {"tags": scores} | {k: round(record[k], 4) for k in ("valence", "arousal") if k in record}
+    numbers = {name: round(record[name], 4) for name in ("valence", "arousal") if name in record}
+    quadrants = {name: round(chance, 3) for name, chance in record.get("quadrants", {}).items()}
+    return record | {"tags": scores, "quadrants": quadrants} | numbers
 
 
 @pytest.mark.parametrize("options", [("--workers", 2), ("--batch", 3), ("--workers", 1, "--batch", 50)])
