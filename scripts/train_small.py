@@ -405,21 +405,25 @@ def validate(heard, dataset, statistics):
     clips = [index for index, row in enumerate(dataset.rows) if row["body"] == "panda4q"]
     if clips:
         rows = [dataset.rows[index] for index in clips]
-        positive = heard["valence_arousal"][clips] > 5
-        quadrant = np.array([row["quadrant"] for row in rows])
-        right = positive == np.stack((np.isin(quadrant, (0, 3)), np.isin(quadrant, (0, 1))), 1)
-        signs = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
         mood, embedding = (np.stack([row[name] for row in rows]) for name in ("mood", "embedding"))
         correlation = [spearmanr(heard["tags"][clips][:, tag], mood[:, tag])[0] for tag in range(mood.shape[1])]
         standard = (embedding - statistics["mean"].numpy()) / statistics["std"].numpy()
         result = {
+            "spearman": np.mean(correlation),
+            "embedding_r2": r2_score(standard, heard["embedding"][clips], multioutput="variance_weighted"),
+        }
+    clips = [index for index in clips if dataset.rows[index]["quadrant"] >= 0]  # pretraining knows none
+    if clips:
+        positive = heard["valence_arousal"][clips] > 5
+        quadrant = np.array([dataset.rows[index]["quadrant"] for index in clips])
+        right = positive == np.stack((np.isin(quadrant, (0, 3)), np.isin(quadrant, (0, 1))), 1)
+        signs = np.array([[2, 1], [3, 0]])[positive[:, 0].astype(int), positive[:, 1].astype(int)]
+        result |= {
             "clips": len(clips),
             "quadrant": right.all(1).mean(),
             "f1": f1_score(quadrant, signs, average="macro", zero_division=0),
             "valence": right[:, 0].mean(),
             "arousal": right[:, 1].mean(),
-            "spearman": np.mean(correlation),
-            "embedding_r2": r2_score(standard, heard["embedding"][clips], multioutput="variance_weighted"),
         }
     pieces = {}
     for row, va in zip(dataset.rows, heard["valence_arousal"]):
