@@ -453,7 +453,8 @@ class MERTrainer(Trainer):
         loss = loss + valence_arousal_loss(torch.from_numpy(valence_arousal), rated)
         loss = loss + quadrant_loss(torch.from_numpy(quadrant_logits), quadrants)
         probabilities = expit(logits.astype(np.float64))
-        return {"loss": loss.item()} | score_predictions(probabilities, valence_arousal, *labels, scale=config.valence_arousal_range)
+        scale = config.valence_arousal_range
+        return {"loss": loss.item()} | score_predictions(probabilities, valence_arousal, *labels, scale=scale)
 
 
 def layer_rates(encoder, rate, decay):
