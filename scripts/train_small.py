@@ -201,28 +201,25 @@ def pretrain(rows, extractor, config, args, log):
 
 
 def teach_quadrants(rows, features, probed=True):
-    """Rows with `likely`, the probabilities of Q1 to Q4 (4,): what a teacher of quadrants says of all music but the
-    validation split, a probe on the other teachers' embeddings and on the harmony in `features` that learnt people's
-    quadrants of the training split; or, unless `probed`, those quadrants themselves. NaN where nobody spoke.
+    """Rows with `likely`, the probabilities of Q1 to Q4 (4,), NaN but for clips of the training split: what a teacher
+    of quadrants says of them, a probe on the other teachers' embeddings and on the harmony in `features` that learnt
+    people's quadrants; or, unless `probed`, those quadrants themselves.
+
+    Other music is left out: of calm music without voices the probe says that it is pleasant, whatever it is.
     """
-    heard = [row["quadrant"] >= 0 and row["split"] == "train" for row in rows]
-    taught = [row | {"likely": np.full(4, np.nan, dtype=np.float32)} for row in rows]
-    if not probed:
-        for index in np.flatnonzero(heard):
-            taught[index]["likely"] = np.eye(4, dtype=np.float32)[rows[index]["quadrant"]]
-        return taught
-    known = [row["split"] == "train" and np.isfinite(row["embedding"]).all() for row in rows]
-    blocks = _blocks([row for row, is_known in zip(rows, known) if is_known], features)
-    people = np.array(heard)[known]
-    # Each block of numbers weighs the same, however many it has.
-    scaled = [StandardScaler().fit(block[people]).transform(block) * 10 / np.sqrt(block.shape[1]) for block in blocks]
-    scaled = np.concatenate(scaled, axis=1)
-    probe = LogisticRegression(C=PROBE_C, max_iter=1000)
-    probe.fit(scaled[people], [row["quadrant"] for row, is_heard in zip(rows, heard) if is_heard])
-    for index, said in zip(np.flatnonzero(known), probe.predict_proba(scaled)):
-        taught[index]["likely"][:] = 0
-        taught[index]["likely"][probe.classes_] = said
-    return taught
+    heard = [index for index, row in enumerate(rows) if row["quadrant"] >= 0 and row["split"] == "train"]
+    quadrants = [rows[index]["quadrant"] for index in heard]
+    likely = np.full((len(rows), 4), np.nan, dtype=np.float32)
+    likely[heard] = np.eye(4)[quadrants]
+    if probed:
+        blocks = _blocks([rows[index] for index in heard], features)
+        # Each block of numbers weighs the same, however many it has.
+        scaled = [StandardScaler().fit_transform(block) * 10 / np.sqrt(block.shape[1]) for block in blocks]
+        scaled = np.concatenate(scaled, axis=1)
+        probe = LogisticRegression(C=PROBE_C, max_iter=1000).fit(scaled, quadrants)
+        likely[heard] = 0
+        likely[np.ix_(heard, probe.classes_)] = probe.predict_proba(scaled)
+    return [row | {"likely": said} for row, said in zip(rows, likely)]
 
 
 def _blocks(rows, features):
