@@ -141,8 +141,8 @@ def read_data(data, game, midi=None, tagger=None):
 def _read_midi(data, midi, nothing):
     rows = []
     for path in sorted((midi / "emopia").glob("*.flac")):
-        quadrant, song, _ = path.stem.split("_")[0], *path.stem[3:].rsplit("_", 1)
-        labels = {"body": "emopia", "group": song, "piano": QUADRANTS.index(quadrant)}
+        quadrant, clip = path.stem.split("_", 1)
+        labels = {"body": "emopia", "group": clip.rsplit("_", 1)[0], "piano": QUADRANTS.index(quadrant)}
         rows += _segments_of(path, f"emopia/{path.stem}", nothing | labels)
     with open(data / "vgmidi" / "labels.csv", encoding="utf-8", newline="") as file:
         pieces = list(csv.DictReader(file))
@@ -205,7 +205,7 @@ def teach_quadrants(rows, features, probed=True):
     of quadrants says of them, a probe on the other teachers' embeddings and on the harmony in `features` that learnt
     people's quadrants; or, unless `probed`, those quadrants themselves.
 
-    Other music is left out: of calm music without voices the probe says that it is pleasant, whatever it is.
+    Other music is left out: of half the game music the probe says that it is pleasant and calm, dark music among it.
     """
     heard = [index for index, row in enumerate(rows) if row["quadrant"] >= 0 and row["split"] == "train"]
     quadrants = [rows[index]["quadrant"] for index in heard]
@@ -357,7 +357,7 @@ def losses(student, batch, statistics, paper=False):
     soft = batch["mood"][taught].clamp(1e-5, 1 - 1e-5)
     standard = (batch["embedding"][taught] - statistics["mean"]) / statistics["std"]
     raters = (output.valence_arousal[rated] - 5) * student.rated_gain + student.rated_bias
-    # People and the probe decide the sides; the V/A teacher (weak on valence) only keeps the scale.
+    # The teacher of quadrants decides the sides; the V/A teacher (weak on valence) only keeps the scale.
     weights = torch.tensor([0.05, 0.2])
     parts = {
         "embedding": _mean((embedding[taught] - standard).square()),
