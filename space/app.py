@@ -27,10 +27,10 @@ MAX_BYTES = "700mb"  # an hour of music as WAV
 SHORTEST, LONGEST, WINDOWS = 5, 30, 120  # seconds in a window of the mood curve, and about how many a long song gets
 BARS = 12
 QUADRANTS = {  # by valence and arousal above the middle of the scale
-    (True, True): "pleasant and energetic (Q1)",
-    (False, True): "unpleasant and energetic (Q2)",
-    (False, False): "unpleasant and calm (Q3)",
-    (True, False): "pleasant and calm (Q4)",
+    (True, True): ("Q1", "pleasant and energetic"),
+    (False, True): ("Q2", "unpleasant and energetic"),
+    (False, False): ("Q3", "unpleasant and calm"),
+    (True, False): ("Q4", "pleasant and calm"),
 }
 INTRODUCTION = """# What does this music feel like?
 
@@ -148,7 +148,8 @@ def answer_html(record):
     """Name, length, valence, arousal, quadrant and key of a song."""
     low, high = record["scale"]
     middle = (low + high) / 2
-    quadrant = QUADRANTS[record["valence"] >= middle, record["arousal"] >= middle]
+    quadrant, feeling = QUADRANTS[record["valence"] >= middle, record["arousal"] >= middle]
+    likely = f"{feeling} ({quadrant}, {record['quadrants'][quadrant]:.0%} likely)"
     sounding = sum(chord["label"] != "N" for chord in record["chords"])
     facts = (
         ("Valence", f"{record['valence']:.1f}", f"from {low:g} (unpleasant) to {high:g} (pleasant)"),
@@ -159,7 +160,7 @@ def answer_html(record):
         f"<div><dt>{name}</dt><dd>{escape(value)}<small>{scale}</small></dd></div>" for name, value, scale in facts
     )
     return (
-        f'<p class="song"><strong>{escape(record["path"])}</strong>, {minutes(record["duration"])}: {quadrant}. '
+        f'<p class="song"><strong>{escape(record["path"])}</strong>, {minutes(record["duration"])}: {likely}. '
         f'Heard by {escape(record["model"])}.</p><dl class="answer">{terms}</dl>'
     )
 

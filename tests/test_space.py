@@ -84,7 +84,8 @@ def test_record_is_what_the_pipeline_answers(app, pipe):
     assert record == {"path": "bright.ogg", "error": None, **answer, "model": "mer-small"}
     shown = app.answer_html(record)
     assert f">{answer['valence']:.1f}<" in shown and f">{answer['arousal']:.1f}<" in shown
-    assert ">G major<" in shown and "0:30 minutes" in shown and "(Q1)" in shown and "from 1 (calm) to 9" in shown
+    assert ">G major<" in shown and "0:30 minutes" in shown and "from 1 (calm) to 9" in shown
+    assert f": pleasant and energetic (Q1, {answer['quadrants']['Q1']:.0%} likely)" in shown
     assert app.chords_table(record).count("<tr>") == len(answer["chords"]) + 1
     assert app.curve_table(record).count("<tr>") == len(answer["curve"]) + 1
 
