@@ -129,7 +129,7 @@ def main(argv=None):
     parser.add_argument("--midi", type=Path)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=train_small.EPOCHS)
     parser.add_argument("--errors", type=int, default=0, help="how many of the worst to show")
     parser.add_argument("--jobs", type=int, default=1, help="runs that train side by side")
     args = parser.parse_args(argv)

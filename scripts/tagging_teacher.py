@@ -1,12 +1,13 @@
-"""What a public music tagger hears in the music that ``mer-small`` is trained on: a teacher beside the stored ones.
+"""What two public music taggers hear in the music that ``mer-small`` is trained on: the teachers that it imitates.
 
     pip download --no-deps --dest WORK musicnn==0.1.0
     python -m mer.scripts.tagging_teacher WORK/musicnn-0.1.0-py3-none-any.whl --data DATA --game GAME --work WORK
 
-The tagger is the VGG-like network that Pons et al. trained on the Million Song Dataset (ISMIR 2018; package musicnn,
-ISC licence). It is read out of the package, nothing of which is run or installed. Writes WORK/tagger.npz: for every
-30 s of the stored teachers' tables `track`, `start` and `tagger` (306,), its last feature maps (256) and the logits of
-its 50 tags, mean over patches of 3 s. A run that is cut resumes.
+The taggers are two networks that Pons et al. trained on the Million Song Dataset (ISMIR 2018; package musicnn, ISC
+licence), one shaped by what timbre and rhythm look like, one like VGG. They are read out of the package, nothing of
+which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored teachers' tables `track`, `start` and
+`tagger` (10, 506) float16, for each 3 s of them the last but one layer of the first (200), the last feature maps (256)
+and the logits of the 50 tags of the second; NaN behind the end of the music. A run that is cut resumes.
 """
 
 import argparse
@@ -21,11 +22,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ..feature_extraction_mer import load_audio
-from .train_small import read_data
+from .train_small import PATCHES, read_data
 
 RATE, HOP, FFT, BANDS, PATCH = 16000, 256, 512, 96, 187
-FOLDER = "musicnn/MSD_vgg/"
-# Pooling behind each of the five convolutions: size and stride over (time, bands).
+# Pooling behind each of the VGG's five convolutions: size and stride over (time, bands).
 POOLS = (((4, 1), (2, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 2)), ((4, 4), (4, 4)))
 EPSILON = 1e-3  # of TensorFlow's batch normalisation
 SAVE_EVERY = 50  # tracks
@@ -89,31 +89,41 @@ def read_checkpoint(index, data):
     return variables
 
 
-class Tagger(nn.Module):
-    """The network, with the weights of a checkpoint's variables."""
+def _norm(values, place):
+    # TensorFlow names layers of a kind by number, but for the first.
+    name = "batch_normalization" + (f"_{place}" if place else "")
+    state = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    state = {ours: values[f"{name}/{theirs}"] for ours, theirs in state.items()}
+    norm = nn.BatchNorm2d(len(state["weight"]), eps=EPSILON)
+    norm.load_state_dict(state | {"num_batches_tracked": torch.tensor(0)})
+    return norm
 
-    def __init__(self, variables):
+
+def _convolution(values, name, **options):
+    kernel = values[f"{name}/kernel"].permute(3, 2, 0, 1)
+    convolution = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2:], **options)
+    convolution.load_state_dict({"weight": kernel, "bias": values[f"{name}/bias"]})
+    return convolution
+
+
+def _linear(values, name):
+    linear = nn.Linear(*values[f"{name}/kernel"].shape)
+    linear.load_state_dict({"weight": values[f"{name}/kernel"].T, "bias": values[f"{name}/bias"]})
+    return linear
+
+
+class Vgg(nn.Module):
+    """The VGG-like network: log-mel patches (N, PATCH, BANDS) -> feature maps and tag logits (N, 256 + 50)."""
+
+    folder = "musicnn/MSD_vgg/"
+
+    def __init__(self, values):
         super().__init__()
-        values = {name.removeprefix("model/"): torch.tensor(value) for name, value in variables.items()}
-        kernels = [values[f"{number}CNN/kernel"].permute(3, 2, 0, 1) for number in range(1, 6)]
-        self.norms, self.convolutions = nn.ModuleList(), nn.ModuleList()
-        for place in range(6):
-            name = "batch_normalization" + (f"_{place}" if place else "")
-            state = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-            state = {ours: values[f"{name}/{theirs}"] for ours, theirs in state.items()}
-            norm = nn.BatchNorm2d(len(state["weight"]), eps=EPSILON)
-            norm.load_state_dict(state | {"num_batches_tracked": torch.tensor(0)})
-            self.norms.append(norm)
-        for number, kernel in enumerate(kernels, 1):
-            convolution = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1)
-            convolution.load_state_dict({"weight": kernel, "bias": values[f"{number}CNN/bias"]})
-            self.convolutions.append(convolution)
-        self.tags = nn.Linear(*values["dense/kernel"].shape)
-        self.tags.load_state_dict({"weight": values["dense/kernel"].T, "bias": values["dense/bias"]})
-        self.eval()
+        self.norms = nn.ModuleList(_norm(values, place) for place in range(6))
+        self.convolutions = nn.ModuleList(_convolution(values, f"{place}CNN", padding=1) for place in range(1, 6))
+        self.tags = _linear(values, "dense")
 
     def forward(self, patches):
-        """Log-mel patches (N, PATCH, BANDS) -> feature maps and tag logits (N, 256 + 50)."""
         maps = self.norms[0](patches.unsqueeze(1))
         for convolution, norm, (size, stride) in zip(self.convolutions, self.norms[1:], POOLS):
             maps = nn.functional.max_pool2d(norm(convolution(maps).relu()), size, stride)
@@ -121,20 +131,56 @@ class Tagger(nn.Module):
         return torch.cat((features, self.tags(features)), dim=1)
 
 
-def load_tagger(package):
-    """The network out of the package's file (a wheel)."""
+class Musicnn(nn.Module):
+    """The musically motivated network: log-mel patches (N, PATCH, BANDS) -> its last but one layer (N, 200)."""
+
+    folder = "musicnn/MSD_musicnn/"
+
+    def __init__(self, values):
+        super().__init__()
+        self.norms = nn.ModuleList(_norm(values, place) for place in range(10))
+        # Timbre, over 7 frames and 0.4 or 0.7 of the bands; rhythm, over 128, 64 or 32 frames of each band.
+        names = ["conv2d", *(f"conv2d_{place}" for place in range(1, 8))]
+        self.front = nn.ModuleList(_convolution(values, name, padding=(3, 0)) for name in names[:2])
+        self.front.extend(_convolution(values, name, padding="same") for name in names[2:5])
+        self.middle = nn.ModuleList(_convolution(values, name, padding=(3, 0)) for name in names[5:])
+        self.dense = _linear(values, "dense")
+
+    def forward(self, patches):
+        maps = self.norms[0](patches.unsqueeze(1))
+        front = [norm(convolution(maps).relu()).amax(3) for convolution, norm in zip(self.front, self.norms[1:6])]
+        layers = [torch.cat(front, dim=1)]  # (N, channels, frames)
+        for place, (convolution, norm) in enumerate(zip(self.middle, self.norms[6:9])):
+            layer = norm(convolution(layers[-1].transpose(1, 2).unsqueeze(1)).relu()).squeeze(3)
+            layers.append(layer + layers[-1] if place else layer)
+        layers = torch.cat(layers, dim=1)
+        pooled = torch.stack((layers.amax(2), layers.mean(2)), dim=2).flatten(1)
+        return self.dense(self.norms[9](pooled[:, :, None, None].float()).flatten(1))
+
+
+def load_taggers(package):
+    """Both networks out of the package's file (a wheel)."""
+    taggers = []
     with zipfile.ZipFile(package) as wheel:
-        return Tagger(read_checkpoint(wheel.read(f"{FOLDER}.index"), wheel.read(f"{FOLDER}.data-00000-of-00001")))
+        for kind in (Musicnn, Vgg):
+            files = (wheel.read(f"{kind.folder}.{part}") for part in ("index", "data-00000-of-00001"))
+            variables = read_checkpoint(*files)
+            values = {name.removeprefix("model/"): torch.tensor(value) for name, value in variables.items()}
+            taggers.append(kind(values).eval())
+    return taggers
 
 
 @torch.inference_mode()
-def hear(tagger, waveform):
-    """What the network says of mono audio at `RATE`, mean over patches of 3 s: (306,). Shorter audio is repeated."""
+def hear(taggers, waveform):
+    """What the networks say of at most 30 s of mono audio at `RATE`: (`PATCHES`, 506), a row for every 3 s of it, then
+    NaN. Audio of less than that is repeated."""
     waveform = np.resize(waveform, max(len(waveform), PATCH * HOP))
     power = librosa.feature.melspectrogram(y=waveform, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=BANDS)
     values = torch.from_numpy(np.log10(10000 * power + 1).T.astype(np.float32))
+    patches = values.unfold(0, PATCH, PATCH).transpose(1, 2)[:PATCHES]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return tagger(values.unfold(0, PATCH, PATCH).transpose(1, 2)).float().mean(0).numpy()
+        heard = torch.cat([tagger(patches).float() for tagger in taggers], dim=1).numpy()
+    return np.pad(heard, ((0, PATCHES - len(heard)), (0, 0)), constant_values=np.nan)
 
 
 def main(argv=None):
@@ -144,7 +190,7 @@ def main(argv=None):
     for name in ("--data", "--game", "--work"):
         parser.add_argument(name, type=Path, required=True)
     args = parser.parse_args(argv)
-    tagger = load_tagger(args.package)
+    taggers = load_taggers(args.package)
     out, heard = args.work / "tagger.npz", {}
     if out.exists():
         with np.load(out, allow_pickle=False) as stored:
@@ -159,14 +205,14 @@ def main(argv=None):
         temporary = out.with_suffix(".tmp")
         with open(temporary, "wb") as file:
             track, start = zip(*heard)
-            np.savez(file, track=track, start=start, tagger=np.stack(list(heard.values())))
+            np.savez(file, track=track, start=start, tagger=np.stack(list(heard.values())).astype(np.float16))
         os.replace(temporary, out)
 
     for number, ((track, path), starts) in enumerate(tqdm(tracks.items(), unit="track"), 1):
         waveform, rate = load_audio(path)
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=RATE)
         for start in starts:
-            heard[track, start] = hear(tagger, waveform[round(start * RATE) : round((start + 30) * RATE)])
+            heard[track, start] = hear(taggers, waveform[round(start * RATE) : round((start + 30) * RATE)])
         if number % SAVE_EVERY == 0 or number == len(tracks):
             save()
 

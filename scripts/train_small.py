@@ -16,6 +16,7 @@ part is worth.
 """
 
 import argparse
+import copy
 import csv
 import json
 import math
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from scipy.special import softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, r2_score
@@ -45,8 +47,9 @@ from .predict import keep_memory
 CROP = 500  # frames; 10 s
 FLOOR = float(np.log(1e-2))  # log-mel of nothing
 FOLDS = 5
-EMBEDDING = 200 + 306  # of the stored teacher and of the tagging network
-EPOCHS, PRETRAINING_EPOCHS = 20, 80
+EMBEDDING = 200 + 306  # of the two tagging networks
+PATCH, PATCHES, WINDOWS = 149.6, 10, 3  # frames of what they hear at once; such pieces of 30 s, and of a crop
+EPOCHS, PRETRAINING_EPOCHS = 30, 80
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
 SIZES = {
     "small": ((16, 32, 64), 160, 320, 3),
@@ -57,6 +60,7 @@ PARTS = ("embedding", "tags", "va", "words")  # of the loss that can be left out
 OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "augmentation")  # what else can
 MUON_RATE = 0.03
 PROBE_C = 0.02  # of the teacher of quadrants
+LOG_ODDS = 0.55  # points of valence or arousal for one of a probe's
 # How often an epoch hears 30 s of a body of music.
 SHARES = {"panda4q": 2, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
 VALIDATE_EVERY = 10  # epochs
@@ -111,10 +115,12 @@ def read_data(data, game, midi=None, tagger=None):
     nothing = {"split": "train", "group": None, "quadrant": -100, "piano": -100}
     for name, size in (("mood", 56), ("va", 2), ("embedding", EMBEDDING), ("words", len(vocabulary)), ("rated", 2)):
         nothing[name] = np.full(size, np.nan, dtype=np.float32)
+    nothing["patches"] = np.full((PATCHES, EMBEDDING), np.nan, dtype=np.float32)
     heard = {}
     if tagger is not None:
         with np.load(tagger, allow_pickle=False) as table:
-            heard = dict(zip(zip(table["track"].tolist(), table["start"].tolist()), table["tagger"]))
+            places = zip(table["track"].tolist(), table["start"].tolist())
+            heard = dict(zip(places, table["tagger"].astype(np.float32)))
     rows = []
     for body in ("panda4q", "game_music"):
         with np.load(data / "teachers" / f"{body}.npz", allow_pickle=False) as table:
@@ -124,7 +130,7 @@ def read_data(data, game, midi=None, tagger=None):
             row = nothing | {"body": body, "track": track, "path": game / track, "start": start}
             row |= {"mood": columns["mood"][index], "va": columns["va_emomusic"][index]}
             if tagger is not None:
-                row["embedding"] = np.concatenate((columns["embedding"][index], heard[track, start]))
+                row |= {"patches": heard[track, start], "embedding": np.nanmean(heard[track, start], axis=0)}
             if body == "panda4q":
                 label = labels[track]
                 row["path"] = data / "panda4q" / "audio" / f"{track}.opus"
@@ -213,13 +219,28 @@ def teach_quadrants(rows, features, probed=True):
     likely[heard] = np.eye(4)[quadrants]
     if probed:
         blocks = _blocks([rows[index] for index in heard], features)
-        # Each block of numbers weighs the same, however many it has.
-        scaled = [StandardScaler().fit_transform(block) * 10 / np.sqrt(block.shape[1]) for block in blocks]
-        scaled = np.concatenate(scaled, axis=1)
-        probe = LogisticRegression(C=PROBE_C, max_iter=1000).fit(scaled, quadrants)
-        likely[heard] = 0
-        likely[np.ix_(heard, probe.classes_)] = probe.predict_proba(scaled)
+        weight, bias = probe(blocks, quadrants)
+        likely[heard] = softmax(np.concatenate(blocks, axis=1) @ weight.T + bias, axis=1)
     return [row | {"likely": said} for row, said in zip(rows, likely)]
+
+
+def probe(blocks, quadrants):
+    """Logistic regression of quadrants on blocks of numbers, each of which weighs the same, however many it has.
+
+    Args:
+        blocks (`list` of arrays (n, d)): what is heard.
+        quadrants (`list` of `int`): 0 to 3.
+
+    Returns:
+        Weights (4, D) and biases (4,) of the quadrants' logits; of a quadrant that is not there, almost none.
+    """
+    scalers = [StandardScaler().fit(block) for block in blocks]
+    gain = np.concatenate([10 / np.sqrt(block.shape[1]) / scaler.scale_ for block, scaler in zip(blocks, scalers)])
+    mean = np.concatenate([scaler.mean_ for scaler in scalers])
+    fitted = LogisticRegression(C=PROBE_C, max_iter=1000).fit((np.concatenate(blocks, axis=1) - mean) * gain, quadrants)
+    weight, bias = np.zeros((4, len(gain))), np.full(4, -20.0)
+    weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_ * gain, fitted.intercept_
+    return weight, bias - weight @ mean
 
 
 def _blocks(rows, features):
@@ -275,24 +296,39 @@ class Segments(torch.utils.data.Dataset):
         names = ("chord_root_ids", "chord_quality_ids", "chord_mask")
         found = torch.from_numpy(np.concatenate([row["harmony"][name] for name in names]))
         chords[:, : found.shape[1]] = found
+        embedding = np.broadcast_to(row["embedding"], (WINDOWS, EMBEDDING)).copy()
         if self.train:
             random = np.random.default_rng((self.seed, self.epoch, index))
-            mel = crop(mel, random)
+            mel, start = crop(mel, random)
+            embedding = windows(row["patches"], start)
             mel = augment(mel, random) if self.spoil else mel
             if self.spoil and random.random() < 0.3:
                 chords[2] = 0
         item = {"mel": mel, "chords": chords, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
-        numbers = ("mood", "va", "embedding", "words", "rated", "likely")
-        return item | {name: torch.from_numpy(row[name]) for name in numbers}
+        numbers = {name: row[name] for name in ("mood", "va", "words", "rated", "likely")}
+        return item | {name: torch.from_numpy(value) for name, value in (numbers | {"embedding": embedding}).items()}
 
 
 def crop(mel, random):
-    """Random crop of log-mel (bands, frames) to `CROP` frames."""
+    """Random crop of log-mel (bands, frames) to `CROP` frames, and where it begins."""
     if mel.shape[1] < CROP:
         mel = nn.functional.pad(mel, (0, CROP - mel.shape[1]), value=FLOOR)
     start = random.integers(mel.shape[1] - CROP + 1)
-    return mel[:, start : start + CROP].clone()
+    return mel[:, start : start + CROP].clone(), start
+
+
+def windows(patches, start):
+    """What the tagging networks heard in each third of the crop that begins at a frame: their answers to patches
+    (`PATCHES`, EMBEDDING), weighted by how much of each lies in it -> (`WINDOWS`, EMBEDDING)."""
+    bounds = start + np.arange(WINDOWS + 1)[:, None] * CROP / WINDOWS
+    heard = patches[np.isfinite(patches).all(1)]
+    if not len(heard):
+        return np.full((WINDOWS, EMBEDDING), np.nan, dtype=np.float32)
+    edges = np.arange(len(heard) + 1) * PATCH
+    shared = (np.minimum(edges[1:], bounds[1:]) - np.maximum(edges[:-1], bounds[:-1])).clip(min=0)
+    shared[:, -1] += 1e-3  # a window behind the last patch is taught what was heard in that
+    return (shared @ heard / shared.sum(1, keepdims=True)).astype(np.float32)
 
 
 def augment(mel, random):
@@ -341,7 +377,46 @@ class Student(nn.Module):
             chord_mask=mask,
             mode_ids=batch["mode"],
         )
-        return output, self.embedding_head(segments), self.word_head(output.embedding)
+        last = torch.cat([hidden_states[layer].float() for layer in self.model.config.layers], dim=-1)
+        pieces = nn.functional.adaptive_avg_pool1d(last.transpose(1, 2), WINDOWS).transpose(1, 2)
+        return output, self.embedding_head(pieces), self.word_head(output.embedding)
+
+
+@torch.no_grad()
+def join(student, rows, statistics):
+    """The student with a probe built in, one on the embedding that it imitates; its answer is the mean of both.
+
+    Its own quadrants are learnt from the clips of the training split alone, which it knows better than others; the probe
+    learns them from the teachers, of whom other clips ask no more. Linear in the student's hidden state, the probe
+    passes the network's layers as positive and negative parts, 8 units more of each.
+
+    Args:
+        student ([`Student`]): trained; stays as it is.
+        rows (`list` of `dict`): what it was trained on; those with people's quadrants teach the probe.
+        statistics (`dict`): `mean` and `std` of the embeddings that the student imitates.
+    """
+    heard = [row for row in rows if row["quadrant"] >= 0]
+    embeddings = torch.from_numpy(np.array([row["embedding"] for row in heard]))
+    embeddings = ((embeddings - statistics["mean"]) / statistics["std"]).numpy().astype(np.float64)
+    blocks = embeddings[:, :200], embeddings[:, 200:]
+    weight, bias = map(torch.from_numpy, probe(blocks, [row["quadrant"] for row in heard]))
+    imitation = student.embedding_head.weight.double(), student.embedding_head.bias.double()
+    weight, bias = weight @ imitation[0], bias + weight @ imitation[1]
+
+    config = copy.deepcopy(student.model.config)
+    config.trunk_size, config.head_size = config.trunk_size + 8, config.head_size + 8
+    joined = Student(config, student.word_head.out_features)
+    old = student.state_dict()
+    for name, value in joined.state_dict().items():
+        value.zero_()[tuple(map(slice, old[name].shape))] = old[name]
+    first, _, _, last = joined.model.valence_arousal_head
+    trunk, size = joined.model.mer.trunk, weight.shape[1]
+    trunk.weight[-8:, :size], trunk.bias[-8:] = torch.cat((weight, -weight)), torch.cat((bias, -bias))
+    first.weight[-8:, -8:] = torch.eye(8)
+    last.weight /= 2
+    last.bias /= 2
+    last.weight[:, -8:] = torch.cat((torch.eye(4), -torch.eye(4)), dim=1) * LOG_ODDS / 2
+    return joined.train(student.training)
 
 
 def _mean(losses):
@@ -352,7 +427,7 @@ def _mean(losses):
 def losses(student, batch, statistics, paper=False):
     """The parts of the training loss of one batch; with `paper`, teachers are heard by the published losses."""
     output, embedding, words = student(batch)
-    taught, likely, rated = (~batch[name].isnan().any(1) for name in ("embedding", "likely", "rated"))
+    taught, likely, rated = (~batch[name].flatten(1).isnan().any(1) for name in ("embedding", "likely", "rated"))
     logits, va = output.logits[taught], output.valence_arousal[taught]
     soft = batch["mood"][taught].clamp(1e-5, 1 - 1e-5)
     standard = (batch["embedding"][taught] - statistics["mean"]) / statistics["std"]
@@ -389,7 +464,7 @@ def hear(student, dataset):
     heard = []
     for item in tqdm(dataset, desc="validation", unit="segment", leave=False):
         output, embedding, _ = student({name: value.unsqueeze(0) for name, value in item.items()})
-        heard.append((output.logits[0], output.quadrant_logits[0], output.valence_arousal[0], embedding[0]))
+        heard.append((output.logits[0], output.quadrant_logits[0], output.valence_arousal[0], embedding[0].mean(0)))
     student.train()
     names = ("tags", "quadrants", "valence_arousal", "embedding")
     return {name: torch.stack(values).numpy() for name, values in zip(names, zip(*heard))}
@@ -478,6 +553,11 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         for part, holder in states.items():
             holder.load_state_dict(state[part])
         first = state["epoch"]
+
+    def finished():
+        taught = not {"probe", "embedding"} & set(without) and any(row["quadrant"] >= 0 for row in dataset.rows)
+        return join(student, dataset.rows, statistics) if taught else student
+
     hours = Counter()
     for row in dataset.rows:
         hours[row["body"]] += row["mel"].shape[1] / 50 / 3600
@@ -510,7 +590,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         progress.close()
         result = {}
         if (epoch + 1) % VALIDATE_EVERY == 0 or epoch + 1 == epochs:
-            said = hear(student, held_out)
+            said = hear(finished(), held_out)
             result = validate(said, held_out, statistics)
             # Before the log, whose last epoch says that a run is complete.
             np.savez(work / f"{name}.npz", track=[row["track"] for row in held_out.rows], **said)
@@ -519,7 +599,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         state |= {part: holder.state_dict() for part, holder in states.items()}
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
-    return student.eval()
+    return finished().eval()
 
 
 def mix(batch, strength=0.3, share=0.5):
@@ -529,8 +609,9 @@ def mix(batch, strength=0.3, share=0.5):
     weight = torch.distributions.Beta(strength, strength).sample((size,))
     weight = torch.where(torch.rand(size) < share, torch.maximum(weight, 1 - weight), torch.ones(size))
     other = torch.randperm(size)
-    taught = ~(batch["embedding"].isnan().any(1) | batch["likely"].isnan().any(1))
-    weight = torch.where(taught & taught[other], weight, torch.ones(size))
+    taught = ~batch["embedding"].isnan().flatten(1).any(1)
+    likely = batch["likely"].isnan().any(1)
+    weight = torch.where(taught & taught[other] & (likely == likely[other]), weight, torch.ones(size))
     mixed = dict(batch)
     for name in ("mel", "mood", "va", "embedding", "likely"):
         w = weight.view(-1, *[1] * (batch[name].ndim - 1))

@@ -1,4 +1,4 @@
-"""The tagging teacher: reading a checkpoint of TensorFlow, and the network against an independent computation."""
+"""The tagging teachers: reading a checkpoint of TensorFlow, and the networks against an independent computation."""
 
 import zipfile
 
@@ -49,41 +49,74 @@ def checkpoint(variables):
     return index + top + bytes(5) + footer + bytes(48 - len(footer)), data
 
 
-@pytest.fixture
-def variables():
-    """Those of a network with two filters a layer."""
-    random = np.random.default_rng(0)
-    found = {"model/steps": np.array([7], np.int32), "beta1_power": np.array(0.9, np.float32)}
-    for place, channels in enumerate([1, 2, 2, 2, 2, 2]):
-        name = "model/batch_normalization" + (f"_{place}" if place else "")
-        for part in ("gamma", "beta", "moving_mean", "moving_variance"):
-            found[f"{name}/{part}"] = random.uniform(0.5, 1.5, channels).astype(np.float32)
-        if place:
-            inputs = 1 if place == 1 else 2
-            found[f"model/{place}CNN/kernel"] = random.standard_normal((3, 3, inputs, 2)).astype(np.float32)
-            found[f"model/{place}CNN/bias"] = random.standard_normal(2).astype(np.float32)
-    found["model/dense/kernel"] = random.standard_normal((4, 50)).astype(np.float32)
-    found["model/dense/bias"] = random.standard_normal(50).astype(np.float32)
+def norms(random, prefix, channels):
+    """Variables of batch normalisations."""
+    found = {}
+    for place, size in enumerate(channels):
+        name = f"{prefix}batch_normalization" + (f"_{place}" if place else "")
+        found[f"{name}/gamma"] = random.uniform(-1, 1.5, size).astype(np.float32)
+        for part in ("beta", "moving_mean", "moving_variance"):
+            found[f"{name}/{part}"] = random.uniform(0.5, 1.5, size).astype(np.float32)
     return found
 
 
-def test_a_checkpoint_is_read(variables):
-    found = tagging_teacher.read_checkpoint(*checkpoint(variables))
-    assert found.keys() == {name for name, value in variables.items() if value.dtype == np.float32}
-    assert all(np.array_equal(found[name], variables[name]) for name in found)
+def layers(random, shapes):
+    """Variables of layers with kernels of some shapes."""
+    found = {}
+    for name, shape in shapes.items():
+        found[f"{name}/kernel"] = (random.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+        found[f"{name}/bias"] = random.standard_normal(shape[-1]).astype(np.float32)
+    return found
 
 
-def compute(variables, patch):
-    """The network in numpy, of one patch (187, 96)."""
+@pytest.fixture
+def vgg():
+    """Variables of a VGG-like network with two filters a layer."""
+    random = np.random.default_rng(0)
+    found = {"model/steps": np.array([7], np.int32), "beta1_power": np.array(0.9, np.float32)}
+    shapes = {f"model/{place}CNN": (3, 3, 2 if place > 1 else 1, 2) for place in range(1, 6)}
+    return found | norms(random, "model/", [1, 2, 2, 2, 2, 2]) | layers(random, shapes | {"model/dense": (4, 50)})
 
-    def norm(maps, place):
-        name = "model/batch_normalization" + (f"_{place}" if place else "")
-        gamma, beta, mean, variance = (
-            variables[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")
-        )
-        return [(m - mean[c]) / np.sqrt(variance[c] + 1e-3) * gamma[c] + beta[c] for c, m in enumerate(maps)]
 
-    maps = norm([patch], 0)
+@pytest.fixture
+def musicnn():
+    """Variables of a musically motivated network with two filters a layer, and five of its last but one."""
+    random = np.random.default_rng(1)
+    front = {"conv2d": (7, 38, 1, 2), "conv2d_1": (7, 67, 1, 2)}
+    front |= {f"conv2d_{place}": (frames, 1, 1, 2) for place, frames in ((2, 128), (3, 64), (4, 32))}
+    middle = {"conv2d_5": (7, 10, 1, 2), "conv2d_6": (7, 2, 1, 2), "conv2d_7": (7, 2, 1, 2)}
+    shapes = front | middle | {"dense": (32, 5), "dense_1": (5, 50)}
+    return norms(random, "", [1, *[2] * 8, 32, 5]) | layers(random, shapes)
+
+
+def written(folder, variables):
+    """A package with both networks."""
+    with zipfile.ZipFile(folder / "tagger.whl", "w") as wheel:
+        for name, values in variables.items():
+            index, data = checkpoint(values)
+            wheel.writestr(f"musicnn/{name}/.index", index)
+            wheel.writestr(f"musicnn/{name}/.data-00000-of-00001", data)
+    return folder / "tagger.whl"
+
+
+def test_a_checkpoint_is_read(vgg):
+    found = tagging_teacher.read_checkpoint(*checkpoint(vgg))
+    assert found.keys() == {name for name, value in vgg.items() if value.dtype == np.float32}
+    assert all(np.array_equal(found[name], vgg[name]) for name in found)
+
+
+def normalized(variables, maps, name, place):
+    """Batch normalisation of maps, a list by channel."""
+    name += "batch_normalization" + (f"_{place}" if place else "")
+    gamma, beta, mean, variance = (
+        variables[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")
+    )
+    return [(m - mean[c]) / np.sqrt(variance[c] + 1e-3) * gamma[c] + beta[c] for c, m in enumerate(maps)]
+
+
+def compute_vgg(variables, patch):
+    """The VGG-like network in numpy, of one patch (187, 96)."""
+    maps = normalized(variables, [patch], "model/", 0)
     for place, (size, stride) in enumerate([((4, 1), 2), ((2, 2), 2), ((2, 2), 2), ((2, 2), 2), ((4, 4), 4)], 1):
         kernel, bias = variables[f"model/{place}CNN/kernel"], variables[f"model/{place}CNN/bias"]
         convolved = [
@@ -91,40 +124,66 @@ def compute(variables, patch):
         ]
         maps = [
             np.lib.stride_tricks.sliding_window_view(m, size)[::stride, ::stride].max((2, 3))
-            for m in norm(np.maximum(convolved, 0), place)
+            for m in normalized(variables, np.maximum(convolved, 0), "model/", place)
         ]
     features = np.stack(maps, -1).ravel()
     return np.concatenate((features, features @ variables["model/dense/kernel"] + variables["model/dense/bias"]))
 
 
-def test_the_network_is_the_published_one(variables):
+def compute_musicnn(variables, patch):
+    """The musically motivated network in numpy, of one patch (187, 96): what comes before the last layer's ReLU."""
+
+    def convolved(image, name, before, behind):
+        # Over time with zeros at both ends, over the rest wherever the kernel fits.
+        kernel, bias = variables[f"{name}/kernel"], variables[f"{name}/bias"]
+        image = np.pad(image, ((before, behind), (0, 0)))
+        return [np.maximum(correlate2d(image, kernel[:, :, 0, o], mode="valid") + bias[o], 0) for o in range(2)]
+
+    (image,) = normalized(variables, [patch], "", 0)
+    front = []
+    for place, (before, behind) in enumerate([(3, 3), (3, 3), (63, 64), (31, 32), (15, 16)]):
+        maps = convolved(image, "conv2d" + (f"_{place}" if place else ""), before, behind)
+        front += [m.max(1) for m in normalized(variables, maps, "", place + 1)]
+    stages = [np.stack(front)]
+    for place in (5, 6, 7):
+        maps = convolved(stages[-1].T, f"conv2d_{place}", 3, 3)
+        stage = np.stack([m[:, 0] for m in normalized(variables, maps, "", place + 1)])
+        stages.append(stage + stages[-1] if place > 5 else stage)
+    stages = np.concatenate(stages)
+    pooled = np.stack((stages.max(1), stages.mean(1)), 1).ravel()
+    pooled = np.array(normalized(variables, list(pooled), "", 9))
+    return pooled @ variables["dense/kernel"] + variables["dense/bias"]
+
+
+def test_the_networks_are_the_published_ones(vgg, musicnn, tmp_path):
     patch = np.random.default_rng(1).uniform(0, 3, (187, 96)).astype(np.float32)
-    tagger = tagging_teacher.Tagger(variables)
+    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn})
     with torch.no_grad():
-        found = tagger(torch.from_numpy(patch)[None])[0].numpy()
-    np.testing.assert_allclose(found, compute(variables, patch.astype(np.float64)), rtol=1e-3, atol=1e-2)
+        found = [tagger(torch.from_numpy(patch)[None])[0].numpy() for tagger in tagging_teacher.load_taggers(package)]
+    np.testing.assert_allclose(found[0], compute_musicnn(musicnn, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found[1], compute_vgg(vgg, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
 
 
-def test_every_30_seconds_are_heard_once(variables, tmp_path, monkeypatch):
-    index, data = checkpoint(variables)
-    with zipfile.ZipFile(tmp_path / "tagger.whl", "w") as wheel:
-        wheel.writestr("musicnn/MSD_vgg/.index", index)
-        wheel.writestr("musicnn/MSD_vgg/.data-00000-of-00001", data)
+def test_every_30_seconds_are_heard_once(vgg, musicnn, tmp_path, monkeypatch):
+    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn})
     soundfile.write(tmp_path / "a.wav", np.concatenate((tone(30, 22050), 0.1 * tone(8, 22050, 900))), 22050)
     soundfile.write(tmp_path / "b.wav", tone(2, 22050), 22050)
     places = [("a", 0.0), ("a", 30.0), ("b", 0.0)]
     rows = [{"track": track, "path": tmp_path / f"{track}.wav", "start": start} for track, start in places]
     monkeypatch.setattr(tagging_teacher, "read_data", lambda data, game: rows)
-    arguments = [str(tmp_path / "tagger.whl"), "--data", ".", "--game", ".", "--work", str(tmp_path)]
+    arguments = [str(package), "--data", ".", "--game", ".", "--work", str(tmp_path)]
     tagging_teacher.main(arguments)
-    with np.load(tmp_path / "tagger.npz", allow_pickle=False) as heard:
-        assert list(zip(heard["track"].tolist(), heard["start"].tolist())) == places
-        assert heard["tagger"].shape == (3, 54) and np.isfinite(heard["tagger"]).all()
-        tagger = tagging_teacher.load_tagger(tmp_path / "tagger.whl")
-        waveform, rate = tagging_teacher.load_audio(tmp_path / "a.wav")
-        waveform = tagging_teacher.librosa.resample(waveform, orig_sr=rate, target_sr=16000)
-        second = tagging_teacher.hear(tagger, waveform[480000:])
-        np.testing.assert_allclose(heard["tagger"][1], second, rtol=1e-4, atol=1e-3)
-        assert np.abs(heard["tagger"][1] - heard["tagger"][0]).max() > 0.1
+    with np.load(tmp_path / "tagger.npz", allow_pickle=False) as stored:
+        assert list(zip(stored["track"].tolist(), stored["start"].tolist())) == places
+        heard = stored["tagger"].astype(np.float32)
+    assert heard.shape == (3, 10, 5 + 4 + 50)
+    # A row for every whole 3 s of music; 2 s of it are repeated up to one.
+    np.testing.assert_array_equal(np.isfinite(heard).all(2).sum(1), [10, 2, 1])
+    np.testing.assert_array_equal(np.isnan(heard).all(2).sum(1), [0, 8, 9])
+    waveform, rate = tagging_teacher.load_audio(tmp_path / "a.wav")
+    waveform = tagging_teacher.librosa.resample(waveform, orig_sr=rate, target_sr=16000)
+    second = tagging_teacher.hear(tagging_teacher.load_taggers(package), waveform[480000:])
+    np.testing.assert_allclose(heard[1], second, rtol=2e-3, atol=1e-2)
+    assert np.abs(heard[1, 0] - heard[0, 0]).max() > 0.1
     monkeypatch.setattr(tagging_teacher, "hear", lambda *args: pytest.fail("heard already"))
     tagging_teacher.main(arguments)

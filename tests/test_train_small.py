@@ -13,6 +13,10 @@ from mer.scripts.calibrate_small import best_temperature
 from mer.scripts.predict import load_pipeline
 from scipy.special import softmax
 from signals import tone
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 
 @pytest.fixture
@@ -47,7 +51,8 @@ def arguments(tmp_path):
         )
     (tmp_path / "work").mkdir()
     track, start = zip(*(place for tracks in rows.values() for place in tracks))
-    tagger = random.standard_normal((len(track), 306)).astype(np.float32)
+    tagger = random.standard_normal((len(track), 10, 506)).astype(np.float16)
+    tagger[:, 3:] = np.nan  # 11 s
     np.savez(tmp_path / "work" / "tagger.npz", track=track, start=np.array(start, float), tagger=tagger)
     midi = tmp_path / "midi"
     songs = ["Song A", "Song B", "Song C", "0", "1", "2"]
@@ -193,6 +198,61 @@ def test_folds_are_of_artists_and_cover_every_clip(monkeypatch):
         assert all(20 < sum(row["quadrant"] == q for row in parts["train"]) < 50 for q in range(4))
         held_out += [row["track"] for row in parts["validation"]]
     assert sorted(held_out) == list(range(200))
+
+
+def test_windows_of_a_crop_are_taught_what_was_heard_in_them():
+    patch = train_small.PATCH
+    patches = np.arange(10, dtype=np.float32)[:, None] * np.ones(506, np.float32)
+
+    def expected(start, last):
+        # The mean over 1,000 moments of each third of 500 frames of the number of the patch that they lie in.
+        numbers = ((start + (np.arange(3000) + 0.5) / 6) // patch).reshape(3, 1000)
+        return [third[third <= last].mean() if third[0] <= last else last for third in numbers]
+
+    for start in (0, 77, 640, 1000):
+        found = train_small.windows(patches, start)
+        assert found.shape == (3, 506) and (found == found[:, :1]).all()
+        np.testing.assert_allclose(found[:, 0], expected(start, 9), atol=2e-3)
+    # Music of 7 s: what is behind the second patch is taught by it.
+    patches[2:] = np.nan
+    np.testing.assert_allclose(train_small.windows(patches, 0)[:, 0], expected(0, 1), atol=2e-3)
+
+
+def test_a_probe_is_joined_to_the_student():
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    student = train_small.Student(train_small.make_config(train_small.parse_arguments(
+        ["--data", ".", "--game", ".", "--work", ".", "--size", "small"]
+    )), 3).eval()  # fmt: skip
+    rows = []
+    for n in range(80):
+        embedding = random.standard_normal(506).astype(np.float32)
+        embedding[n % 4 :: 4] += 2  # tells the quadrant
+        rows.append({"quadrant": n % 4, "embedding": embedding})
+    rows += [{"quadrant": -100, "embedding": np.full(506, np.nan, np.float32)}]
+    statistics = {"mean": torch.full((506,), 0.3), "std": torch.full((506,), 1.7)}
+    batch = {
+        "mel": torch.randn(2, 64, 500),
+        "chords": torch.ones(2, 3, 4, dtype=torch.long),
+        "mode": torch.tensor([0, 1]),
+    }
+    with torch.no_grad():
+        before, embedding, words = student(batch)
+        after, again, same_words = train_small.join(student, rows, statistics)(batch)
+        unchanged, _, _ = student(batch)
+    # The same probe by scikit-learn's own pipeline, on what the student imitates.
+    known = np.stack([row["embedding"] for row in rows[:80]])
+    scale = [make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x * 10 / x.shape[1] ** 0.5)) for _ in range(2)]
+    scale = ColumnTransformer([("first", scale[0], slice(0, 200)), ("second", scale[1], slice(200, 506))])
+    probe = make_pipeline(scale, LogisticRegression(C=train_small.PROBE_C, max_iter=1000))
+    probe.fit(known, [row["quadrant"] for row in rows[:80]])
+    said = probe.decision_function(embedding.mean(1).numpy() * 1.7 + 0.3)
+    expected = (before.quadrant_logits.numpy() + train_small.LOG_ODDS * said) / 2
+    np.testing.assert_allclose(after.quadrant_logits, expected, atol=2e-3)
+    assert np.abs(expected - before.quadrant_logits.numpy()).max() > 0.1
+    torch.testing.assert_close(after.logits, before.logits)
+    torch.testing.assert_close((again, same_words), (embedding, words))
+    torch.testing.assert_close(unchanged.quadrant_logits, before.quadrant_logits, rtol=0, atol=0)
 
 
 def test_a_teacher_of_quadrants_learns_from_people_and_speaks_of_their_clips(tmp_path):
