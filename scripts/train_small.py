@@ -103,8 +103,8 @@ def read_data(data, game, midi=None, tagger=None):
     """One row for every 30 s of all bodies of music, a `dict` of
 
     - `body`, `track`, `path`, `start` (seconds), `split`, `group` (what folds keep together);
-    - `mood` (56,), `va` (2,), `embedding` (506,): teachers' answers, NaN where there are none; an embedding is that of
-      the stored teacher (200) and, where its file `tagger` is given, what a tagging network hears (306);
+    - `mood` (56,), `va` (2,): the stored teachers' answers; `patches` (10, 506): what the two tagging networks heard in
+      each 3 s, if their file `tagger` is given, and `embedding` (506,), the mean of it; NaN where there are none;
     - `quadrant`, of people, in the 4Q dataset; `piano`, the quadrant in EMOPIA: 0-3, -100 = unknown;
     - `words` (people's mood and genre words: 1, 0) and `rated` ([valence, arousal] of -1..1): NaN = unknown.
     """
@@ -386,9 +386,9 @@ class Student(nn.Module):
 def join(student, rows, statistics):
     """The student with a probe built in, one on the embedding that it imitates; its answer is the mean of both.
 
-    Its own quadrants are learnt from the clips of the training split alone, which it knows better than others; the probe
-    learns them from the teachers, of whom other clips ask no more. Linear in the student's hidden state, the probe
-    passes the network's layers as positive and negative parts, 8 units more of each.
+    Its own quadrants come from the clips of the training split, which it knows better than others. The probe learns them
+    from what the teachers heard in those clips, and teachers know no clip better than another. It is linear in the
+    encoder's output, so it passes the heads' layers as positive and negative parts: 8 more units in each.
 
     Args:
         student ([`Student`]): trained; stays as it is.
