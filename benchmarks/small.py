@@ -6,8 +6,9 @@
 Data and folders as for `mer.scripts.train_small`, which does the training: a run for every variant, fold and seed, each
 of which resumes where it was cut; those that are done are only read. `--jobs` of them train side by side, each on one
 thread. Printed: mean over the seeds of the mean over the folds (weighted by their clips), its standard deviation over
-seeds, the millions of parameters, and the encoder's milliseconds for 30 s of music. Nothing is chosen within a run: the
-last epoch counts. The pretraining, which hears none of the clips, is one for all folds and seeds.
+seeds, the millions of parameters (less those of the probe that is joined to a trained model), and the encoder's
+milliseconds for 30 s of music. Nothing is chosen within a run: the last epoch counts. The pretraining, which hears none
+of the clips, is one for all folds and seeds.
 
 Below the table, of each variant, on held-out clips: the expected calibration error of the quadrants' probabilities
 (mean of the four) with the temperature under which the other folds' quadrants are likeliest, and without one; and what

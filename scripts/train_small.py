@@ -296,18 +296,17 @@ class Segments(torch.utils.data.Dataset):
         names = ("chord_root_ids", "chord_quality_ids", "chord_mask")
         found = torch.from_numpy(np.concatenate([row["harmony"][name] for name in names]))
         chords[:, : found.shape[1]] = found
-        embedding = np.broadcast_to(row["embedding"], (WINDOWS, EMBEDDING)).copy()
+        numbers = {name: row[name] for name in ("mood", "va", "words", "rated", "likely")}
         if self.train:
             random = np.random.default_rng((self.seed, self.epoch, index))
             mel, start = crop(mel, random)
-            embedding = windows(row["patches"], start)
+            numbers["embedding"] = windows(row["patches"], start)
             mel = augment(mel, random) if self.spoil else mel
             if self.spoil and random.random() < 0.3:
                 chords[2] = 0
         item = {"mel": mel, "chords": chords, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
-        numbers = {name: row[name] for name in ("mood", "va", "words", "rated", "likely")}
-        return item | {name: torch.from_numpy(value) for name, value in (numbers | {"embedding": embedding}).items()}
+        return item | {name: torch.from_numpy(value) for name, value in numbers.items()}
 
 
 def crop(mel, random):
