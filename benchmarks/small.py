@@ -46,7 +46,7 @@ VARIANTS = {
     "without game music": ["--without", "game"],
     "without VGMIDI": ["--without", "vgmidi"],
     "without EMOPIA": ["--without", "emopia"],
-    "without augmentation": ["--without", "augmentation"],
+    "without altered clips": ["--without", "altered"],
     "published distillation": ["--paper"],
 }
 METRICS = {"quadrant": "quadrant", "f1": "macro-F1", "arousal": "arousal side", "valence": "valence side"}

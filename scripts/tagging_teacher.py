@@ -5,8 +5,8 @@
 
 The taggers are two networks that Pons et al. trained on the Million Song Dataset (ISMIR 2018; package musicnn, ISC
 licence), one shaped by what timbre and rhythm look like, one like VGG. They are read out of the package, nothing of
-which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored teachers' tables `track`, `start` and
-`tagger` (10, 506) float16, for each 3 s of them the last but one layer of the first (200), the last feature maps (256)
+which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored teachers' tables, and for the altered versions
+of the clips among them, `track`, `start` and `tagger` (10, 506) float16, for each 3 s of them the last but one layer of the first (200), the last feature maps (256)
 and the logits of the 50 tags of the second; NaN behind the end of the music. A run that is cut resumes.
 """
 
@@ -21,8 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..feature_extraction_mer import load_audio
-from .train_small import PATCHES, read_data
+from .train_small import PATCHES, load_track, read_data
 
 RATE, HOP, FFT, BANDS, PATCH = 16000, 256, 512, 96, 187
 # Pooling behind each of the VGG's five convolutions: size and stride over (time, bands).
@@ -199,7 +198,7 @@ def main(argv=None):
     tracks = {}
     for row in read_data(args.data, args.game):
         if (row["track"], row["start"]) not in heard:
-            tracks.setdefault((row["track"], row["path"]), []).append(row["start"])
+            tracks.setdefault(row["track"], []).append(row)
 
     def save():
         temporary = out.with_suffix(".tmp")
@@ -208,10 +207,10 @@ def main(argv=None):
             np.savez(file, track=track, start=start, tagger=np.stack(list(heard.values())).astype(np.float16))
         os.replace(temporary, out)
 
-    for number, ((track, path), starts) in enumerate(tqdm(tracks.items(), unit="track"), 1):
-        waveform, rate = load_audio(path)
+    for number, (track, rows) in enumerate(tqdm(tracks.items(), unit="track"), 1):
+        waveform, rate = load_track(rows[0])
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=RATE)
-        for start in starts:
+        for start in (row["start"] for row in rows):
             heard[track, start] = hear(taggers, waveform[round(start * RATE) : round((start + 30) * RATE)])
         if number % SAVE_EVERY == 0 or number == len(tracks):
             save()

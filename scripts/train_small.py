@@ -21,6 +21,7 @@ import csv
 import json
 import math
 import os
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -57,24 +58,63 @@ SIZES = {
     "large": ((32, 64, 128), 384, 768, 4),
 }
 PARTS = ("embedding", "tags", "va", "words")  # of the loss that can be left out; people's quadrants stay
-OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "augmentation")  # what else can
+OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "altered")  # what else can
 MUON_RATE = 0.03
 PROBE_C = 0.02  # of the teacher of quadrants
 LOG_ODDS = 0.55  # points of valence or arousal for one of a probe's
 # How often an epoch hears 30 s of a body of music.
-SHARES = {"panda4q": 2, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
+SHARES = {"panda4q": 1, "altered": 0.2, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
+VERSIONS = 5  # of each 4Q clip, altered
 VALIDATE_EVERY = 10  # epochs
 
 
-def extract(paths, work, extractor, encoder):
-    """Write log-mel segments (S, bands, frames) float16 and harmony of each track; skip what is there."""
+def alter(waveform, rate, random):
+    """Music as it might sound elsewhere: up to four semitones higher and faster or lower and slower, through tone
+    controls, at times dull, thin or noisy.
+
+    Args:
+        waveform (array `(n,)`): mono.
+        rate (`int`): of it, Hz.
+        random (`numpy.random.Generator`): what draws.
+
+    Returns:
+        At most 30 s of the altered waveform, float32, and its rate.
+    """
+    spectrum = np.fft.rfft(waveform)
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(waveform), 1 / rate), 20) / 1000)
+    decibels = random.normal(0, 1.5) * octaves
+    for _ in range(2):
+        decibels += random.normal(0, 5) * np.exp(-(((octaves - random.uniform(-4, 3)) / 0.7) ** 2))
+    if random.random() < 0.2:
+        decibels -= 24 * (octaves - random.uniform(1.3, 3)).clip(min=0)  # an octave; from 2.5 to 8 kHz on
+    if random.random() < 0.1:
+        decibels -= 24 * (random.uniform(-3.3, -1.7) - octaves).clip(min=0)  # below 100 to 300 Hz
+    altered = np.fft.irfft(spectrum * 10 ** (decibels / 20), len(waveform))
+    if random.random() < 0.2:
+        altered += random.normal(0, altered.std() * 10 ** (-random.uniform(15, 40) / 20), len(altered))
+    rate = round(rate * 2 ** random.uniform(-1 / 3, 1 / 3))
+    return altered[: 30 * rate].astype(np.float32), rate
+
+
+def load_track(row):
+    """Waveform and rate of what a row of [`read_data`] is of: a file, or an altered version of it."""
+    waveform, rate = load_audio(row["path"])
+    if row["version"]:
+        seed = zlib.crc32(row["track"].encode())
+        waveform, rate = alter(waveform, rate, np.random.default_rng(seed))
+    return waveform, rate
+
+
+def extract(rows, work, extractor, encoder):
+    """Write log-mel segments (S, bands, frames) float16 and harmony of each row's track; skip what is there."""
     work.mkdir(parents=True, exist_ok=True)
-    for track, path in tqdm(paths.items(), desc="features", unit="track"):
+    tracks = {row["track"]: row for row in rows}
+    for track, row in tqdm(tracks.items(), desc="features", unit="track"):
         mel_file, harmony_file = _files(work, track)
         if mel_file.exists() and harmony_file.exists():
             continue
         try:
-            waveform, rate = load_audio(path)
+            waveform, rate = load_track(row)
         except MERAudioError as error:
             tqdm.write(str(error))
             continue
@@ -106,13 +146,15 @@ def read_data(data, game, midi=None, tagger=None):
     - `mood` (56,), `va` (2,): the stored teachers' answers; `patches` (10, 506): what the two tagging networks heard in
       each 3 s, if their file `tagger` is given, and `embedding` (506,), the mean of it; NaN where there are none;
     - `quadrant`, of people, in the 4Q dataset; `piano`, the quadrant in EMOPIA: 0-3, -100 = unknown;
-    - `words` (people's mood and genre words: 1, 0) and `rated` ([valence, arousal] of -1..1): NaN = unknown.
+    - `words` (people's mood and genre words: 1, 0) and `rated` ([valence, arousal] of -1..1): NaN = unknown;
+    - `version`: 0, or which of `VERSIONS` altered versions ([`load_track`]) of the clip `of` this is, a row of the body
+      "altered" that only the tagging networks speak about.
     """
     with open(data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
         labels = {row["clip_id"]: row for row in csv.DictReader(file)}
     counts = Counter(word for row in labels.values() if row["split"] == "train" for word in _words(row))
     vocabulary = sorted(word for word, count in counts.items() if count >= 8)
-    nothing = {"split": "train", "group": None, "quadrant": -100, "piano": -100}
+    nothing = {"split": "train", "group": None, "quadrant": -100, "piano": -100, "version": 0}
     for name, size in (("mood", 56), ("va", 2), ("embedding", EMBEDDING), ("words", len(vocabulary)), ("rated", 2)):
         nothing[name] = np.full(size, np.nan, dtype=np.float32)
     nothing["patches"] = np.full((PATCHES, EMBEDDING), np.nan, dtype=np.float32)
@@ -139,6 +181,12 @@ def read_data(data, game, midi=None, tagger=None):
                 row |= {"split": label["split"] or "train", "official": label["split"] == "validation"}
                 row |= {"words": np.isin(vocabulary, _words(label)).astype("f4")}
             rows.append(row)
+            for version in range(1, 1 + VERSIONS * (body == "panda4q")):
+                name = f"{track}@{version}"
+                altered = nothing | {"body": "altered", "track": name, "start": 0.0, "version": version, "of": track}
+                if (name, 0.0) in heard:
+                    altered |= {"patches": heard[name, 0.0], "embedding": np.nanmean(heard[name, 0.0], axis=0)}
+                rows.append(altered | {name: row[name] for name in ("path", "split")})
     if midi is not None:
         rows += _read_midi(data, midi, nothing)
     return rows
@@ -186,12 +234,14 @@ def assign_fold(rows, fold):
     seed of a training.
     """
     rows = hold_out(rows, "panda4q", StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), fold)
+    splits = {row["track"]: row["split"] for row in rows}
+    rows = [row | {"split": splits[row["of"]]} if row["version"] else row for row in rows]
     return hold_out(rows, "vgmidi", GroupKFold(FOLDS), fold)
 
 
 def pretrain(rows, extractor, config, args, log):
     """What teachers heard in game music, learnt once for all runs that leave the same things out; returns weights."""
-    without = sorted({"embedding", "tags", "va", "chords", "mode", "augmentation"} & set(args.without))
+    without = sorted({"embedding", "tags", "va", "chords", "mode"} & set(args.without))
     name = "-".join(["pretrained", args.size, *(["paper"] if args.paper else []), *(f"no-{part}" for part in without)])
     checkpoint = args.work / f"{name}.pt"
     if checkpoint.exists():
@@ -207,9 +257,9 @@ def pretrain(rows, extractor, config, args, log):
 
 
 def teach_quadrants(rows, features, probed=True):
-    """Rows with `likely`, the probabilities of Q1 to Q4 (4,), NaN but for clips of the training split: what a teacher
-    of quadrants says of them, a probe on the other teachers' embeddings and on the harmony in `features` that learnt
-    people's quadrants; or, unless `probed`, those quadrants themselves.
+    """Rows with `likely`, the probabilities of Q1 to Q4 (4,), NaN but for clips of the training split and their altered
+    versions: what a teacher of quadrants says of them, a probe on the other teachers' embeddings and on the harmony in
+    `features` that learnt people's quadrants; or, unless `probed`, those quadrants themselves, of the clips alone.
 
     Other music is left out: of half the game music the probe says that it is pleasant and calm, dark music among it.
     """
@@ -220,6 +270,8 @@ def teach_quadrants(rows, features, probed=True):
     if probed:
         blocks = _blocks([rows[index] for index in heard], features)
         weight, bias = probe(blocks, quadrants)
+        heard += [index for index, row in enumerate(rows) if row["version"] and row["split"] == "train"]
+        blocks = _blocks([rows[index] for index in heard], features)
         likely[heard] = softmax(np.concatenate(blocks, axis=1) @ weight.T + bias, axis=1)
     return [row | {"likely": said} for row, said in zip(rows, likely)]
 
@@ -265,10 +317,10 @@ def _words(label):
 
 
 class Segments(torch.utils.data.Dataset):
-    """Segments as tensors: random 10 s crops with augmentation for training, else whole."""
+    """Segments as tensors: random 10 s crops for training, at times without chords, else whole."""
 
-    def __init__(self, rows, work, extractor, train, seed=0, spoil=True):
-        self.rows, self.train, self.seed, self.spoil, self.epoch = [], train, seed, spoil, 0
+    def __init__(self, rows, work, extractor, train, seed=0):
+        self.rows, self.train, self.seed, self.epoch = [], train, seed, 0
         cache = {}
         for row in rows:
             mel_file, harmony_file = _files(work, row["track"])
@@ -301,8 +353,7 @@ class Segments(torch.utils.data.Dataset):
             random = np.random.default_rng((self.seed, self.epoch, index))
             mel, start = crop(mel, random)
             numbers["embedding"] = windows(row["patches"], start)
-            mel = augment(mel, random) if self.spoil else mel
-            if self.spoil and random.random() < 0.3:
+            if random.random() < 0.3:
                 chords[2] = 0
         item = {"mel": mel, "chords": chords, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
@@ -328,27 +379,6 @@ def windows(patches, start):
     shared = (np.minimum(edges[1:], bounds[1:]) - np.maximum(edges[:-1], bounds[:-1])).clip(min=0)
     shared[:, -1] += 1e-3  # a window behind the last patch is taught what was heard in that
     return (shared @ heard / shared.sum(1, keepdims=True)).astype(np.float32)
-
-
-def augment(mel, random):
-    """Log-mel (bands, `CROP`) with the gain, tilt, noise, band limit and gaps of real recordings."""
-    bands = len(mel)
-    place = torch.linspace(-1, 1, bands).unsqueeze(1)
-    mel += random.normal(0, 0.7) + random.normal(0, 0.5) * place
-    mel += random.normal(0, 0.5) * torch.exp(-((place - random.uniform(-1, 1)) ** 2) / 0.05)  # one resonance
-    if random.random() < 0.2:
-        mel = torch.logaddexp(mel, torch.tensor(random.uniform(FLOOR, 1.0), dtype=torch.float32))
-    mel = mel.clamp(min=FLOOR)
-    if random.random() < 0.2:
-        mel[random.integers(bands * 5 // 8, bands) :] = FLOOR
-    for _ in range(2):
-        if random.random() < 0.5:
-            first = random.integers(bands - 8)
-            mel[first : first + random.integers(1, 9)] = mel.mean()
-        if random.random() < 0.5:
-            first = random.integers(CROP - 40)
-            mel[:, first : first + random.integers(1, 41)] = mel.mean()
-    return mel
 
 
 class Student(nn.Module):
@@ -426,9 +456,11 @@ def _mean(losses):
 def losses(student, batch, statistics, paper=False):
     """The parts of the training loss of one batch; with `paper`, teachers are heard by the published losses."""
     output, embedding, words = student(batch)
-    taught, likely, rated = (~batch[name].flatten(1).isnan().any(1) for name in ("embedding", "likely", "rated"))
-    logits, va = output.logits[taught], output.valence_arousal[taught]
-    soft = batch["mood"][taught].clamp(1e-5, 1 - 1e-5)
+    taught, tagged, likely, rated = (
+        ~batch[name].flatten(1).isnan().any(1) for name in ("embedding", "mood", "likely", "rated")
+    )
+    logits, va = output.logits[tagged], output.valence_arousal[tagged]
+    soft = batch["mood"][tagged].clamp(1e-5, 1 - 1e-5)
     standard = (batch["embedding"][taught] - statistics["mean"]) / statistics["std"]
     raters = (output.valence_arousal[rated] - 5) * student.rated_gain + student.rated_bias
     # The teacher of quadrants decides the sides; the V/A teacher (weak on valence) only keeps the scale.
@@ -440,7 +472,7 @@ def losses(student, batch, statistics, paper=False):
             - nn.functional.binary_cross_entropy(soft, soft, reduction="none")
         ) * soft.shape[1],
         "tag_logits": 0.3 * _mean(((logits - soft.logit()) / statistics["logit_std"]).square()),
-        "va": _mean(weights * (va - batch["va"][taught]).square()),
+        "va": _mean(weights * (va - batch["va"][tagged]).square()),
         "words": 2 * mood_loss(words, batch["words"]),
         "quadrants": _mean(
             nn.functional.cross_entropy(output.quadrant_logits[likely], batch["likely"][likely], reduction="none")
@@ -450,7 +482,7 @@ def losses(student, batch, statistics, paper=False):
     }  # fmt: skip
     if paper:
         parts["tags"] = mood_distillation_loss(logits, soft.logit(), "paper")
-        parts["va"] = valence_arousal_distillation_loss(va, batch["va"][taught], "paper")
+        parts["va"] = valence_arousal_distillation_loss(va, batch["va"][tagged], "paper")
         del parts["tag_logits"]
     return parts
 
@@ -516,9 +548,11 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
     torch.manual_seed(args.seed)
     work, without = args.work, args.without
     heard = [row for row in rows if row["split"] == "train"]
-    dataset = Segments(heard, work / "features", extractor, True, args.seed, "augmentation" not in without)
-    held_out = Segments([row for row in rows if row["split"] == "validation"], work / "features", extractor, False)
-    columns = {name: np.stack([row[name] for row in dataset.rows]) for name in ("embedding", "mood")}
+    dataset = Segments(heard, work / "features", extractor, True, args.seed)
+    held_out = [row for row in rows if row["split"] == "validation" and not row["version"]]
+    held_out = Segments(held_out, work / "features", extractor, False)
+    plain = [row for row in dataset.rows if not row["version"]]
+    columns = {name: np.stack([row[name] for row in plain]) for name in ("embedding", "mood")}
     columns = {name: torch.from_numpy(values[np.isfinite(values).all(1)]) for name, values in columns.items()}
     statistics = {
         "mean": columns["embedding"].mean(0),
@@ -529,7 +563,8 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
     bodies = {}
     for index, row in enumerate(dataset.rows):
         bodies.setdefault(row["body"], []).append(index)
-    size = sum(math.ceil(SHARES[body] * len(places)) for body, places in bodies.items())
+    shares = SHARES | ({"panda4q": 2} if "altered" in without else {})
+    size = sum(math.ceil(shares[body] * len(places)) for body, places in bodies.items())
     steps = max(1, size // args.batch_size)
     student = Student(config, len(rows[0]["words"]))
     if start is not None:
@@ -568,13 +603,13 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         random = np.random.default_rng((args.seed, epoch))
         order = []
         for body, places in bodies.items():
-            often = np.tile(places, math.ceil(SHARES[body]))
-            order += random.permutation(often)[: math.ceil(SHARES[body] * len(places))].tolist()
+            often = np.tile(places, math.ceil(shares[body]))
+            order += random.permutation(often)[: math.ceil(shares[body] * len(places))].tolist()
         order = random.permutation(order)[: steps * args.batch_size].tolist()
         sums = {}
         progress = tqdm(desc=f"{name} epoch {epoch + 1}/{epochs}", total=steps, unit="step", mininterval=5)
         for batch in torch.utils.data.DataLoader(dataset, args.batch_size, sampler=order):
-            parts = losses(student, batch if "augmentation" in without else mix(batch), statistics, args.paper)
+            parts = losses(student, batch, statistics, args.paper)
             parts = {part: value for part, value in parts.items() if part.replace("tag_logits", "tags") not in without}
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -599,23 +634,6 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
     return finished().eval()
-
-
-def mix(batch, strength=0.3, share=0.5):
-    """Mixup of half a batch with itself in what teachers say; words stay with the louder clip, and music that teachers
-    have not heard stays as it is."""
-    size = len(batch["mel"])
-    weight = torch.distributions.Beta(strength, strength).sample((size,))
-    weight = torch.where(torch.rand(size) < share, torch.maximum(weight, 1 - weight), torch.ones(size))
-    other = torch.randperm(size)
-    taught = ~batch["embedding"].isnan().flatten(1).any(1)
-    likely = batch["likely"].isnan().any(1)
-    weight = torch.where(taught & taught[other] & (likely == likely[other]), weight, torch.ones(size))
-    mixed = dict(batch)
-    for name in ("mel", "mood", "va", "embedding", "likely"):
-        w = weight.view(-1, *[1] * (batch[name].ndim - 1))
-        mixed[name] = torch.where(w < 1, w * batch[name] + (1 - w) * batch[name][other], batch[name])
-    return mixed
 
 
 def parse_arguments(argv=None):
@@ -661,7 +679,7 @@ def main(argv=None):
     if args.fold is not None:
         rows = assign_fold(rows, args.fold)
     encoder = MERForAudioClassification(config).mer.encoder
-    extract({row["track"]: row["path"] for row in rows}, args.work / "features", extractor, encoder)
+    extract(rows, args.work / "features", extractor, encoder)
     if args.features_only:
         return
     rows = [row for row in rows if all(file.exists() for file in _files(args.work / "features", row["track"]))]

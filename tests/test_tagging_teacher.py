@@ -169,21 +169,22 @@ def test_every_30_seconds_are_heard_once(vgg, musicnn, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.concatenate((tone(30, 22050), 0.1 * tone(8, 22050, 900))), 22050)
     soundfile.write(tmp_path / "b.wav", tone(2, 22050), 22050)
     places = [("a", 0.0), ("a", 30.0), ("b", 0.0)]
-    rows = [{"track": track, "path": tmp_path / f"{track}.wav", "start": start} for track, start in places]
+    places.append(("b@1", 0.0))
+    rows = [{"track": t, "path": tmp_path / f"{t[0]}.wav", "start": s, "version": int("@" in t)} for t, s in places]
     monkeypatch.setattr(tagging_teacher, "read_data", lambda data, game: rows)
     arguments = [str(package), "--data", ".", "--game", ".", "--work", str(tmp_path)]
     tagging_teacher.main(arguments)
     with np.load(tmp_path / "tagger.npz", allow_pickle=False) as stored:
         assert list(zip(stored["track"].tolist(), stored["start"].tolist())) == places
         heard = stored["tagger"].astype(np.float32)
-    assert heard.shape == (3, 10, 5 + 4 + 50)
+    assert heard.shape == (4, 10, 5 + 4 + 50)
     # A row for every whole 3 s of music; 2 s of it are repeated up to one.
-    np.testing.assert_array_equal(np.isfinite(heard).all(2).sum(1), [10, 2, 1])
-    np.testing.assert_array_equal(np.isnan(heard).all(2).sum(1), [0, 8, 9])
-    waveform, rate = tagging_teacher.load_audio(tmp_path / "a.wav")
+    np.testing.assert_array_equal(np.isfinite(heard).all(2).sum(1), [10, 2, 1, 1])
+    np.testing.assert_array_equal(np.isnan(heard).all(2).sum(1), [0, 8, 9, 9])
+    waveform, rate = tagging_teacher.load_track(rows[0])
     waveform = tagging_teacher.librosa.resample(waveform, orig_sr=rate, target_sr=16000)
     second = tagging_teacher.hear(tagging_teacher.load_taggers(package), waveform[480000:])
     np.testing.assert_allclose(heard[1], second, rtol=2e-3, atol=1e-2)
-    assert np.abs(heard[1, 0] - heard[0, 0]).max() > 0.1
+    assert np.abs(heard[1, 0] - heard[0, 0]).max() > 0.1 and np.abs(heard[3, 0] - heard[2, 0]).max() > 0.1
     monkeypatch.setattr(tagging_teacher, "hear", lambda *args: pytest.fail("heard already"))
     tagging_teacher.main(arguments)
