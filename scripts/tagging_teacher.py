@@ -5,9 +5,10 @@
 
 The taggers are two networks that Pons et al. trained on the Million Song Dataset (ISMIR 2018; package musicnn, ISC
 licence), one shaped by what timbre and rhythm look like, one like VGG. They are read out of the package, nothing of
-which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored teachers' tables, and for the altered versions
-of the clips among them, `track`, `start` and `tagger` (10, 506) float16, for each 3 s of them the last but one layer of the first (200), the last feature maps (256)
-and the logits of the 50 tags of the second; NaN behind the end of the music. A run that is cut resumes.
+which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored teachers' tables, and for the altered
+versions of the clips among them, `track`, `start` and `tagger` (10, 506) float16, for each 3 s of them the last but one
+layer of the first (200), the last feature maps (256) and the logits of the 50 tags of the second; NaN behind the end of
+the music. A run that is cut resumes.
 """
 
 import argparse

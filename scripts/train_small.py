@@ -184,7 +184,7 @@ def read_data(data, game, midi=None, tagger=None):
             for version in range(1, 1 + VERSIONS * (body == "panda4q")):
                 name = f"{track}@{version}"
                 altered = nothing | {"body": "altered", "track": name, "start": 0.0, "version": version, "of": track}
-                if (name, 0.0) in heard:
+                if tagger is not None:
                     altered |= {"patches": heard[name, 0.0], "embedding": np.nanmean(heard[name, 0.0], axis=0)}
                 rows.append(altered | {name: row[name] for name in ("path", "split")})
     if midi is not None:
