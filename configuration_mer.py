@@ -98,6 +98,8 @@ class MERConfig(PreTrainedConfig):
             counted from 1; layers above the highest are not built. Defaults to the last layer.
         segment_pooling (`str`, *optional*, defaults to `"duration"`): how segments are averaged: by their real
             length, or `"equal"` as published, where a short last segment weighs as much as a full one.
+        use_chord_statistics (`bool`, *optional*, defaults to `False`): whether the trunk also reads what
+            [`harmony_mer.summarize_chords`] counts; not in the paper.
         use_chords, use_mode (`bool`, *optional*, default to `True`): whether the trunk reads the chord vector, and the
             mode of the key; without, the model has no weights for them and ignores such inputs.
         chord_roots, chord_qualities, modes (`tuple[str, ...]`, *optional*): vocabularies behind the ids. Index 0 of
@@ -131,6 +133,7 @@ class MERConfig(PreTrainedConfig):
     layers: list[int] | tuple[int, ...] | None = None
     segment_pooling: str = "duration"
     use_chords: bool = True
+    use_chord_statistics: bool = False
     use_mode: bool = True
     chord_roots: list[str] | tuple[str, ...] = CHORD_ROOTS
     chord_qualities: list[str] | tuple[str, ...] = CHORD_QUALITIES

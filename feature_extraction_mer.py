@@ -16,7 +16,15 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from .configuration_mer import MODES
-from .harmony_mer import RECOGNIZERS, Harmony, Key, check_recognizer, encode_chords, get_recognizer
+from .harmony_mer import (
+    RECOGNIZERS,
+    Harmony,
+    Key,
+    check_recognizer,
+    encode_chords,
+    get_recognizer,
+    summarize_chords,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -246,6 +254,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
         "chord_root_ids",
         "chord_quality_ids",
         "chord_mask",
+        "chord_statistics",
         "mode_ids",
     ]
 
@@ -302,7 +311,8 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
 
         Returns:
             `BatchFeature` with `input_values (B, S, T)` float32, `segment_mask` and `lengths (B, S)`, `chord_root_ids`,
-            `chord_quality_ids` and `chord_mask (B, L)`, `mode_ids (B,)`, all int64.
+            `chord_quality_ids` and `chord_mask (B, L)`, `mode_ids (B,)`, all int64, and `chord_statistics (B, 4)`
+            float32.
 
         Raises:
             MERAudioError: a clip that cannot be used; the sentence says which and why.
@@ -414,7 +424,8 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
             done += len(block)
 
     def encode_harmony(self, harmony):
-        """List of B [`Harmony`] -> `chord_root_ids`, `chord_quality_ids`, `chord_mask (B, L)`, `mode_ids (B,)`, int64."""
+        """List of B [`Harmony`] -> `chord_root_ids`, `chord_quality_ids`, `chord_mask (B, L)`, `mode_ids (B,)`, int64,
+        and `chord_statistics (B, 4)` float32, what [`summarize_chords`] counts."""
         encoded = [encode_chords(chords, key, self.max_chords) for chords, key in harmony]
         length = max(len(roots) for roots, _ in encoded)
         ids = np.zeros((3, len(encoded), length), dtype=np.int64)
@@ -422,11 +433,13 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
             ids[0, clip, : len(roots)] = roots
             ids[1, clip, : len(roots)] = qualities
             ids[2, clip, : len(roots)] = 1
+        statistics = [summarize_chords(chords, self.segment_seconds) for chords, _ in harmony]
         modes = [0 if key is None else MODES.index(Key.parse(str(key)).mode) for _, key in harmony]
         return {
             "chord_root_ids": ids[0],
             "chord_quality_ids": ids[1],
             "chord_mask": ids[2],
+            "chord_statistics": np.array(statistics, dtype=np.float32),
             "mode_ids": np.array(modes, dtype=np.int64),
         }
 

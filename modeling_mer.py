@@ -29,6 +29,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_mer import MERConfig, MERMelConfig
 from .feature_extraction_mer import MERFeatureExtractor
+from .harmony_mer import NO_CHORDS
 
 # Not used here: the files that this one imports are saved beside the weights, so every saved model brings its pipeline.
 from .pipeline_mer import MERPipeline  # noqa: F401
@@ -414,6 +415,7 @@ class MERModel(MERPreTrainedModel):
         self.chord_encoder = MERChordEncoder(config) if config.use_chords else None
         self.dropout = nn.Dropout(config.head_dropout)
         width = config.embedding_size + config.use_chords * config.chord_size + config.use_mode
+        width += config.use_chord_statistics * len(NO_CHORDS)
         self.trunk = nn.Linear(width, config.trunk_size)
         self.post_init()
 
@@ -476,6 +478,7 @@ class MERModel(MERPreTrainedModel):
         chord_mask=None,
         mode_ids=None,
         segment_embeddings=None,
+        chord_statistics=None,
     ):
         """Compute the shared embedding of a batch of B clips.
 
@@ -489,6 +492,8 @@ class MERModel(MERPreTrainedModel):
             mode_ids (`torch.LongTensor` of shape `(B,)`, *optional*): 0 = major (the default), 1 = minor.
             segment_embeddings (`torch.FloatTensor` of shape `(B, S, D)`, *optional*): in place of `input_values`, what
                 the encoder made of it before.
+            chord_statistics (`torch.FloatTensor` of shape `(B, 4)`, *optional*): what [`harmony_mer.summarize_chords`]
+                counts; those of no chords by default. Read only if `config.use_chord_statistics`.
 
         Returns:
             [`MEROutput`] with `embedding` and `segment_embeddings`.
@@ -515,6 +520,10 @@ class MERModel(MERPreTrainedModel):
             elif chord_mask is None:
                 chord_mask = torch.ones_like(chord_root_ids)
             features.append(self.chord_encoder(chord_root_ids, chord_quality_ids, chord_mask))
+        if self.config.use_chord_statistics:
+            if chord_statistics is None:
+                chord_statistics = pooled.new_tensor(NO_CHORDS).expand(clips, -1)
+            features.append(chord_statistics.to(pooled.dtype))
         if self.config.use_mode:
             mode = pooled.new_zeros(clips) if mode_ids is None else mode_ids.to(pooled.dtype)
             features.append(mode.unsqueeze(-1))
@@ -611,6 +620,7 @@ class MERForAudioClassification(MERPreTrainedModel):
         labels=None,
         valence_arousal_labels=None,
         quadrant_labels=None,
+        chord_statistics=None,
     ):
         """Predict tags, valence and arousal; compute the loss of whatever labels are given.
 
@@ -636,6 +646,7 @@ class MERForAudioClassification(MERPreTrainedModel):
             chord_mask=chord_mask,
             mode_ids=mode_ids,
             segment_embeddings=segment_embeddings,
+            chord_statistics=chord_statistics,
         )
         output.logits = self.mood_head(output.embedding)
         answer = self.valence_arousal_head(output.embedding)

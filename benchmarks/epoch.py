@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from mer import MERConfig, MERForAudioClassification
+from mer.harmony_mer import NO_CHORDS
 from mer.training.features import COMPUTED, FINGERPRINT_FILE, LABELS, load_features
 from mer.training.trainer import MERTrainer, MERTrainingArguments
 from tqdm import tqdm
@@ -46,6 +47,7 @@ def write_cache(folder, tracks):
             "lengths": [[720_000] * SEGMENTS] * len(rows),
             "chord_root_ids": random.integers(0, 13, (len(rows), CHORDS)).tolist(),
             "chord_quality_ids": random.integers(0, 14, (len(rows), CHORDS)).tolist(),
+            "chord_statistics": random.random((len(rows), len(NO_CHORDS))).tolist(),
             "mode_id": random.integers(0, 2, len(rows)).tolist(),
         }
         arrays = [pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in schema]

@@ -99,10 +99,13 @@ def predict_features(model, rows):
     """
     low, high = model.config.valence_arousal_range
     collate = FeatureCollator(num_labels=model.config.num_labels)
-    inputs = ("segment_embeddings", "lengths", "segment_mask", "chord_root_ids", "chord_quality_ids", "chord_mask")
+    inputs = (
+        "segment_embeddings", "lengths", "segment_mask", "chord_root_ids", "chord_quality_ids", "chord_mask",
+        "chord_statistics", "mode_ids",
+    )  # fmt: skip
     parts = []
     for batch in torch.utils.data.DataLoader(rows, BATCH_SIZE, collate_fn=collate):
-        output = model(**{name: batch[name].to(model.device) for name in (*inputs, "mode_ids")})
+        output = model(**{name: batch[name].to(model.device) for name in inputs})
         valence_arousal = rescale(output.valence_arousal.float().clamp(low, high), (low, high))
         answers = output.logits.float().sigmoid(), valence_arousal
         labels = batch["labels"], batch["valence_arousal_labels"], batch["quadrant_labels"]

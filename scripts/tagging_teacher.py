@@ -1,14 +1,14 @@
-"""What two public music taggers hear in the music that ``mer-small`` is trained on: the teachers that it imitates.
+"""What three public music taggers hear in the music that ``mer-small`` is trained on: the teachers that it imitates.
 
     pip download --no-deps --dest WORK musicnn==0.1.0
     python -m mer.scripts.tagging_teacher WORK/musicnn-0.1.0-py3-none-any.whl --data DATA --game GAME --work WORK
 
-The taggers are two networks that Pons et al. trained on the Million Song Dataset (ISMIR 2018; package musicnn, ISC
-licence), one shaped by what timbre and rhythm look like, one like VGG. They are read out of the package, nothing of
-which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored teachers' tables, and for the altered
-versions of the clips among them, `track`, `start` and `tagger` (10, 506) float16, for each 3 s of them the last but one
-layer of the first (200), the last feature maps (256) and the logits of the 50 tags of the second; NaN behind the end of
-the music. A run that is cut resumes.
+The taggers are networks of Pons et al. (ISMIR 2018; package musicnn, ISC licence): one that is shaped by what timbre and
+rhythm look like and one like VGG, trained on the Million Song Dataset, and one like VGG trained on MagnaTagATune. They
+are read out of the package, nothing of which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored
+teachers' tables, and for the altered versions of the clips among them, `track`, `start` and `tagger` (10, 812) float16,
+for each 3 s of them the last but one layer of the first (200), and the last feature maps (256) and the logits of the 50
+tags of each other; NaN behind the end of the music. A run that is cut resumes.
 """
 
 import argparse
@@ -113,9 +113,7 @@ def _linear(values, name):
 
 
 class Vgg(nn.Module):
-    """The VGG-like network: log-mel patches (N, PATCH, BANDS) -> feature maps and tag logits (N, 256 + 50)."""
-
-    folder = "musicnn/MSD_vgg/"
+    """A VGG-like network: log-mel patches (N, PATCH, BANDS) -> feature maps and tag logits (N, 256 + 50)."""
 
     def __init__(self, values):
         super().__init__()
@@ -133,8 +131,6 @@ class Vgg(nn.Module):
 
 class Musicnn(nn.Module):
     """The musically motivated network: log-mel patches (N, PATCH, BANDS) -> its last but one layer (N, 200)."""
-
-    folder = "musicnn/MSD_musicnn/"
 
     def __init__(self, values):
         super().__init__()
@@ -159,11 +155,11 @@ class Musicnn(nn.Module):
 
 
 def load_taggers(package):
-    """Both networks out of the package's file (a wheel)."""
+    """The networks out of the package's file (a wheel)."""
     taggers = []
     with zipfile.ZipFile(package) as wheel:
-        for kind in (Musicnn, Vgg):
-            files = (wheel.read(f"{kind.folder}.{part}") for part in ("index", "data-00000-of-00001"))
+        for kind, name in ((Musicnn, "MSD_musicnn"), (Vgg, "MSD_vgg"), (Vgg, "MTT_vgg")):
+            files = (wheel.read(f"musicnn/{name}/.{part}") for part in ("index", "data-00000-of-00001"))
             variables = read_checkpoint(*files)
             values = {name.removeprefix("model/"): torch.tensor(value) for name, value in variables.items()}
             taggers.append(kind(values).eval())
@@ -172,7 +168,7 @@ def load_taggers(package):
 
 @torch.inference_mode()
 def hear(taggers, waveform):
-    """What the networks say of at most 30 s of mono audio at `RATE`: (`PATCHES`, 506), a row for every 3 s of it, then
+    """What the networks say of at most 30 s of mono audio at `RATE`: (`PATCHES`, 812), a row for every 3 s of it, then
     NaN. Audio of less than that is repeated."""
     waveform = np.resize(waveform, max(len(waveform), PATCH * HOP))
     power = librosa.feature.melspectrogram(y=waveform, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=BANDS)

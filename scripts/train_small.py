@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from ..configuration_mer import QUADRANTS, MERConfig, MERMelConfig
 from ..feature_extraction_mer import MERAudioError, MERFeatureExtractor, load_audio
-from ..harmony_mer import Chord, Harmony, Key
+from ..harmony_mer import NO_CHORDS, Chord, Harmony, Key
 from ..modeling_mer import MERForAudioClassification, mood_loss, quadrant_loss
 from ..training.losses import mood_distillation_loss, valence_arousal_distillation_loss
 from .export_hub import export
@@ -48,7 +48,8 @@ from .predict import keep_memory
 CROP = 500  # frames; 10 s
 FLOOR = float(np.log(1e-2))  # log-mel of nothing
 FOLDS = 5
-EMBEDDING = 200 + 306  # of the two tagging networks
+HEARD = (200, 306, 306)  # numbers that each of the tagging networks gives
+EMBEDDING = sum(HEARD)
 PATCH, PATCHES, WINDOWS = 149.6, 10, 3  # frames of what they hear at once; such pieces of 30 s, and of a crop
 EPOCHS, PRETRAINING_EPOCHS = 30, 80
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
@@ -63,8 +64,8 @@ MUON_RATE = 0.03
 PROBE_C = 0.02  # of the teacher of quadrants
 LOG_ODDS = 0.55  # points of valence or arousal for one of a probe's
 # How often an epoch hears 30 s of a body of music.
-SHARES = {"panda4q": 1, "altered": 0.2, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
-VERSIONS = 5  # of each 4Q clip, altered
+SHARES = {"panda4q": 1, "altered": 0.5, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
+VERSIONS = 2  # of each 4Q clip, altered
 VALIDATE_EVERY = 10  # epochs
 
 
@@ -143,8 +144,8 @@ def read_data(data, game, midi=None, tagger=None):
     """One row for every 30 s of all bodies of music, a `dict` of
 
     - `body`, `track`, `path`, `start` (seconds), `split`, `group` (what folds keep together);
-    - `mood` (56,), `va` (2,): the stored teachers' answers; `patches` (10, 506): what the two tagging networks heard in
-      each 3 s, if their file `tagger` is given, and `embedding` (506,), the mean of it; NaN where there are none;
+    - `mood` (56,), `va` (2,): the stored teachers' answers; `patches` (10, EMBEDDING): what the tagging networks heard
+      in each 3 s, if their file `tagger` is given, and `embedding` (EMBEDDING,), the mean of it; NaN where there are none;
     - `quadrant`, of people, in the 4Q dataset; `piano`, the quadrant in EMOPIA: 0-3, -100 = unknown;
     - `words` (people's mood and genre words: 1, 0) and `rated` ([valence, arousal] of -1..1): NaN = unknown;
     - `version`: 0, or which of `VERSIONS` altered versions ([`load_track`]) of the clip `of` this is, a row of the body
@@ -256,10 +257,11 @@ def pretrain(rows, extractor, config, args, log):
     return train(game + clips, extractor, config, name, args.pretraining_epochs, seed, log).state_dict()
 
 
-def teach_quadrants(rows, features, probed=True):
+def teach_quadrants(rows, features, extractor, probed=True):
     """Rows with `likely`, the probabilities of Q1 to Q4 (4,), NaN but for clips of the training split and their altered
     versions: what a teacher of quadrants says of them, a probe on the other teachers' embeddings and on the harmony in
-    `features` that learnt people's quadrants; or, unless `probed`, those quadrants themselves, of the clips alone.
+    `features` (what is counted of chords, and the mode) that learnt people's quadrants; or, unless `probed`, those
+    quadrants themselves, of the clips alone.
 
     Other music is left out: of half the game music the probe says that it is pleasant and calm, dark music among it.
     """
@@ -268,11 +270,15 @@ def teach_quadrants(rows, features, probed=True):
     likely = np.full((len(rows), 4), np.nan, dtype=np.float32)
     likely[heard] = np.eye(4)[quadrants]
     if probed:
-        blocks = _blocks([rows[index] for index in heard], features)
-        weight, bias = probe(blocks, quadrants)
+
+        def blocks(chosen):
+            harmony = [read_harmony(rows[index], features, extractor) for index in chosen]
+            embeddings = np.array([rows[index]["embedding"] for index in chosen]).reshape(-1, EMBEDDING)
+            return *networks(embeddings), _counted(harmony, MERConfig(use_chord_statistics=True))
+
+        weight, bias = probe(blocks(heard), quadrants)
         heard += [index for index, row in enumerate(rows) if row["version"] and row["split"] == "train"]
-        blocks = _blocks([rows[index] for index in heard], features)
-        likely[heard] = softmax(np.concatenate(blocks, axis=1) @ weight.T + bias, axis=1)
+        likely[heard] = softmax(np.concatenate(blocks(heard), axis=1) @ weight.T + bias, axis=1)
     return [row | {"likely": said} for row, said in zip(rows, likely)]
 
 
@@ -295,21 +301,28 @@ def probe(blocks, quadrants):
     return weight, bias - weight @ mean
 
 
-def _blocks(rows, features):
-    """What the probe hears of each row: the embedding's two parts, and harmony (share of no chord and of minor ones,
-    chords and different chords a second, mode)."""
-    harmony = []
-    for row in rows:
-        heard = json.loads(_files(features, row["track"])[1].read_text(encoding="utf-8"))
-        chords = heard["chords"] or [[0.0, 1.0, "N"]]
-        seconds = sum(end - start for start, end, _ in chords)
-        shares = [sum(end - start for start, end, name in chords if test(name)) / seconds
-                  for test in (lambda name: name == "N", lambda name: name.endswith(":min"))]  # fmt: skip
-        different = len({name for _, _, name in chords})
-        minor = 0.5 if heard["key"] is None else float(heard["key"][1] == "minor")
-        harmony.append([*shares, len(chords) / seconds, different / seconds, minor])
-    embeddings = np.array([row["embedding"] for row in rows]).reshape(-1, EMBEDDING)
-    return embeddings[:, :200], embeddings[:, 200:], np.array(harmony).reshape(-1, 5)
+def read_harmony(row, features, extractor):
+    """What the extractor makes of the chords and the key of a row's 30 s."""
+    heard = json.loads(_files(features, row["track"])[1].read_text(encoding="utf-8"))
+    begin, end = row["start"], row["start"] + extractor.segment_seconds
+    chords = [
+        Chord(max(start, begin), min(stop, end), name)
+        for start, stop, name in heard["chords"]
+        if stop > begin and start < end
+    ]
+    return extractor.encode_harmony([Harmony(chords, heard["key"] and Key(*heard["key"]))])
+
+
+def _counted(harmony, config):
+    # What the trunk of a model reads of each `read_harmony` at its end: (n, up to 5).
+    names = ["chord_statistics"] * config.use_chord_statistics + ["mode_ids"] * config.use_mode
+    columns = [np.concatenate([encoded[name] for encoded in harmony]).reshape(len(harmony), -1) for name in names]
+    return np.concatenate([*columns, np.zeros((len(harmony), 0))], axis=1)
+
+
+def networks(embeddings):
+    """Embeddings (n, EMBEDDING) by the tagging network that they come from."""
+    return np.split(embeddings, np.cumsum(HEARD)[:-1], axis=1)
 
 
 def _words(label):
@@ -328,15 +341,13 @@ class Segments(torch.utils.data.Dataset):
                 continue
             if row["track"] not in cache:
                 with np.load(mel_file, allow_pickle=False) as stored:
-                    cache[row["track"]] = stored["mel"], stored["frames"], json.loads(harmony_file.read_text())
-            mel, frames, harmony = cache[row["track"]]
+                    cache[row["track"]] = stored["mel"], stored["frames"]
+            mel, frames = cache[row["track"]]
             index = round(row["start"] / extractor.segment_seconds)
             if index >= len(mel):
                 continue
-            end = row["start"] + extractor.segment_seconds
-            chords = [Chord(*chord) for chord in harmony["chords"] if chord[1] > row["start"] and chord[0] < end]
-            encoded = extractor.encode_harmony([Harmony(chords, harmony["key"] and Key(*harmony["key"]))])
-            self.rows.append(row | {"mel": mel[index, :, : frames[index] + 1], "harmony": encoded})
+            harmony = read_harmony(row, work, extractor)
+            self.rows.append(row | {"mel": mel[index, :, : frames[index] + 1], "harmony": harmony})
 
     def __len__(self):
         return len(self.rows)
@@ -348,14 +359,15 @@ class Segments(torch.utils.data.Dataset):
         names = ("chord_root_ids", "chord_quality_ids", "chord_mask")
         found = torch.from_numpy(np.concatenate([row["harmony"][name] for name in names]))
         chords[:, : found.shape[1]] = found
+        counted = torch.from_numpy(row["harmony"]["chord_statistics"][0])
         numbers = {name: row[name] for name in ("mood", "va", "words", "rated", "likely")}
         if self.train:
             random = np.random.default_rng((self.seed, self.epoch, index))
             mel, start = crop(mel, random)
             numbers["embedding"] = windows(row["patches"], start)
             if random.random() < 0.3:
-                chords[2] = 0
-        item = {"mel": mel, "chords": chords, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
+                chords[2], counted = 0, torch.tensor(NO_CHORDS)
+        item = {"mel": mel, "chords": chords, "counted": counted, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
         return item | {name: torch.from_numpy(value) for name, value in numbers.items()}
 
@@ -404,6 +416,7 @@ class Student(nn.Module):
             chord_root_ids=roots,
             chord_quality_ids=qualities,
             chord_mask=mask,
+            chord_statistics=batch["counted"],
             mode_ids=batch["mode"],
         )
         last = torch.cat([hidden_states[layer].float() for layer in self.model.config.layers], dim=-1)
@@ -413,22 +426,26 @@ class Student(nn.Module):
 
 @torch.no_grad()
 def join(student, rows, statistics):
-    """The student with a probe built in, one on the embedding that it imitates; its answer is the mean of both.
+    """The student with a probe built in, one on the embedding that it imitates, what is counted of chords, and the mode;
+    its answer is the mean of both.
 
     Its own quadrants come from the clips of the training split, which it knows better than others. The probe learns them
-    from what the teachers heard in those clips, and teachers know no clip better than another. It is linear in the
-    encoder's output, so it passes the heads' layers as positive and negative parts: 8 more units in each.
+    from what the teachers heard in those clips, and teachers know no clip better than another. It is linear in what the
+    trunk reads, so it passes the heads' layers as positive and negative parts: 8 more units in each.
 
     Args:
         student ([`Student`]): trained; stays as it is.
-        rows (`list` of `dict`): what it was trained on; those with people's quadrants teach the probe.
+        rows (`list` of `dict`): what it was trained on, with `harmony` ([`read_harmony`]); those with people's quadrants
+            teach the probe.
         statistics (`dict`): `mean` and `std` of the embeddings that the student imitates.
     """
     heard = [row for row in rows if row["quadrant"] >= 0]
     embeddings = torch.from_numpy(np.array([row["embedding"] for row in heard]))
     embeddings = ((embeddings - statistics["mean"]) / statistics["std"]).numpy().astype(np.float64)
-    blocks = embeddings[:, :200], embeddings[:, 200:]
+    counted = _counted([row["harmony"] for row in heard], student.model.config)
+    blocks = [*networks(embeddings), counted] if counted.size else networks(embeddings)
     weight, bias = map(torch.from_numpy, probe(blocks, [row["quadrant"] for row in heard]))
+    weight, of_counted = weight.split((EMBEDDING, counted.shape[1]), dim=1)
     imitation = student.embedding_head.weight.double(), student.embedding_head.bias.double()
     weight, bias = weight @ imitation[0], bias + weight @ imitation[1]
 
@@ -441,6 +458,7 @@ def join(student, rows, statistics):
     first, _, _, last = joined.model.valence_arousal_head
     trunk, size = joined.model.mer.trunk, weight.shape[1]
     trunk.weight[-8:, :size], trunk.bias[-8:] = torch.cat((weight, -weight)), torch.cat((bias, -bias))
+    trunk.weight[-8:, trunk.in_features - counted.shape[1] :] = torch.cat((of_counted, -of_counted))
     first.weight[-8:, -8:] = torch.eye(8)
     last.weight /= 2
     last.bias /= 2
@@ -665,7 +683,8 @@ def make_config(args):
     encoder_config = MERMelConfig(
         stem_channels=stem, hidden_size=hidden, intermediate_size=inside, num_hidden_layers=blocks, hidden_dropout=0.0
     )
-    inputs = {"use_chords": "chords" not in args.without, "use_mode": "mode" not in args.without}
+    inputs = {name: "chords" not in args.without for name in ("use_chords", "use_chord_statistics")}
+    inputs["use_mode"] = "mode" not in args.without
     return MERConfig(encoder_config=encoder_config, head_dropout=0.2, quadrant_head=True, **inputs)
 
 
@@ -693,7 +712,7 @@ def main(argv=None):
     start = pretrain(rows, extractor, config, args, log) if not {"game", "pretraining"} & set(args.without) else None
     if args.pretraining_only:
         return
-    rows = teach_quadrants(rows, args.work / "features", "probe" not in args.without)
+    rows = teach_quadrants(rows, args.work / "features", extractor, "probe" not in args.without)
     student = train(rows, extractor, config, args.name, args.epochs, args, log, start)
     if args.out:
         export(student.model, extractor, args.out)

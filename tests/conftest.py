@@ -29,6 +29,7 @@ def tiny_config():
             stem_channels=(4, 8, 8), hidden_size=16, num_hidden_layers=2, intermediate_size=32, kernel_size=3
         ),
         layers=(1, 2),
+        use_chord_statistics=True,
         trunk_size=24,
         head_size=12,
     )

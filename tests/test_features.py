@@ -113,6 +113,7 @@ def test_columns_come_through_in_order(tiny_model, deaf, music, tmp_path):
     assert found["lengths"][:3] == [[8000], [16000], [16000, 8000]]
     assert [np.shape(row) for row in found["segment_embeddings"][:3]] == [(1, 32), (1, 32), (2, 32)]
     assert found["chord_root_ids"][:] == [[]] * 7 and found["mode_id"][:] == [0] * 7
+    assert found["chord_statistics"][:] == [[1, 0, 0, 0]] * 7
 
 
 def test_rows_may_know_little(tiny_model, deaf, music, tmp_path):
@@ -434,6 +435,7 @@ def row(segments=2, chords=3, **values):
         "lengths": list(range(100, 100 + segments)),
         "chord_root_ids": [1] * chords,
         "chord_quality_ids": [2] * chords,
+        "chord_statistics": [0.25, 0.5, 0.125, 0.75],
         "mode_id": 1,
         "mood_labels": None,
         "valence": None,
@@ -454,6 +456,7 @@ def test_batch_of_rows_of_all_kinds():
     assert batch["chord_quality_ids"].tolist() == [[0, 0], [2, 2], [2, 0]]
     assert batch["chord_mask"].tolist() == [[0, 0], [1, 1], [1, 0]]
     assert batch["mode_ids"].tolist() == [1, 0, 1]
+    assert batch["chord_statistics"].tolist() == [[0.25, 0.5, 0.125, 0.75]] * 3
     assert batch["labels"][0].tolist() == tags and batch["labels"][1:].isnan().all()
     assert batch["valence_arousal_labels"][1].tolist() == [2.5, 8.0]
     assert batch["valence_arousal_labels"][[0, 2]].isnan().all()

@@ -23,6 +23,7 @@ from mer.harmony_mer import (
     merge_chords,
     parse_chord,
     read_lab,
+    summarize_chords,
     write_lab,
 )
 
@@ -142,6 +143,27 @@ def test_encoding_keeps_order_length_and_untransposed_roots_without_a_key():
     assert encode_chords(labels, Key("D", "major"), max_chords=2) == ([1, 6], [5, 11])
     assert encode_chords(["Db:maj"], "Gb:maj") == encode_chords(["C#:maj"], Key("F#", "major"))
     assert encode_chords([], None) == ([], [])
+
+
+def test_what_is_counted_of_chords():
+    """By hand: 50 s, of which 10 without a chord and 15 with minor ones, in windows of 30 and 20 s."""
+    chords = [
+        Chord(0, 10, "C:maj"), Chord(10, 15, "A:min7"), Chord(15, 20, "C"), Chord(20, 35, "F:maj"), Chord(35, 45, "D:min"),
+        Chord(45, 50, "N"),
+    ]  # fmt: skip
+    chords[3] = chords[3]._replace(start=25)  # a gap
+    expected = [10 / 50, 15 / 50, 5 / 50, (3 * 30**0.5 + 3 * 20**0.5) / 50]
+    assert summarize_chords(chords) == pytest.approx(expected)
+    # Not of the roots, nor of when the clip begins, nor of how one chord is cut.
+    moved = [Chord(start + 7, end + 7, label) for start, end, label in chords]
+    assert summarize_chords(moved) == pytest.approx(expected)
+    cut = [Chord(0, 4, "C:maj"), Chord(4, 10, "C:maj"), *chords[1:]]
+    assert summarize_chords(cut) == pytest.approx(expected)
+    # A song that repeats a window is like the window; where one chord follows another forever, variety falls.
+    window = [Chord(10 * n, 10 * n + 10, label) for n, label in enumerate(("C:maj", "G:maj", "A:min"))]
+    song = [Chord(30 * k + start, 30 * k + end, label) for k in range(8) for start, end, label in window]
+    assert summarize_chords(song)[1::2] == pytest.approx(summarize_chords(window)[1::2])
+    assert summarize_chords([]) == summarize_chords(["C:maj"]) == summarize_chords([Chord(3, 3, "C")]) == [1, 0, 0, 0]
 
 
 def test_equal_neighbours_are_merged():

@@ -215,6 +215,7 @@ def by_hand(model, extractor, song, answer, start, end):
         around = samples[max(round((middle - reach) * RATE), 0) : round((middle + reach) * RATE)]
         window = (window - around.mean()) / np.sqrt(around.var() + 1e-7)
     chords = [Chord(**chord) for chord in answer["chords"] if chord["start"] < end and start < chord["end"]]
+    chords = [Chord(max(chord.start, start), min(chord.end, end), chord.label) for chord in chords]
     harmony = Harmony(chords, answer["key"] and Key.parse(answer["key"]))
     inputs = {name: torch.from_numpy(value) for name, value in extractor.encode_harmony([harmony]).items()}
     with torch.no_grad():

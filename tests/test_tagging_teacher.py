@@ -90,7 +90,7 @@ def musicnn():
 
 
 def written(folder, variables):
-    """A package with both networks."""
+    """A package with networks by their names."""
     with zipfile.ZipFile(folder / "tagger.whl", "w") as wheel:
         for name, values in variables.items():
             index, data = checkpoint(values)
@@ -157,15 +157,18 @@ def compute_musicnn(variables, patch):
 
 def test_the_networks_are_the_published_ones(vgg, musicnn, tmp_path):
     patch = np.random.default_rng(1).uniform(0, 3, (187, 96)).astype(np.float32)
-    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn})
+    other = {name: value + np.float32(0.1) if name.endswith("bias") else value for name, value in vgg.items()}
+    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn, "MTT_vgg": other})
     with torch.no_grad():
         found = [tagger(torch.from_numpy(patch)[None])[0].numpy() for tagger in tagging_teacher.load_taggers(package)]
     np.testing.assert_allclose(found[0], compute_musicnn(musicnn, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(found[1], compute_vgg(vgg, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found[2], compute_vgg(other, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
+    assert np.abs(found[2] - found[1]).max() > 0.05
 
 
 def test_every_30_seconds_are_heard_once(vgg, musicnn, tmp_path, monkeypatch):
-    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn})
+    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn, "MTT_vgg": vgg})
     soundfile.write(tmp_path / "a.wav", np.concatenate((tone(30, 22050), 0.1 * tone(8, 22050, 900))), 22050)
     soundfile.write(tmp_path / "b.wav", tone(2, 22050), 22050)
     places = [("a", 0.0), ("a", 30.0), ("b", 0.0)]
@@ -177,7 +180,7 @@ def test_every_30_seconds_are_heard_once(vgg, musicnn, tmp_path, monkeypatch):
     with np.load(tmp_path / "tagger.npz", allow_pickle=False) as stored:
         assert list(zip(stored["track"].tolist(), stored["start"].tolist())) == places
         heard = stored["tagger"].astype(np.float32)
-    assert heard.shape == (4, 10, 5 + 4 + 50)
+    assert heard.shape == (4, 10, 5 + 2 * (4 + 50))
     # A row for every whole 3 s of music; 2 s of it are repeated up to one.
     np.testing.assert_array_equal(np.isfinite(heard).all(2).sum(1), [10, 2, 1, 1])
     np.testing.assert_array_equal(np.isnan(heard).all(2).sum(1), [0, 8, 9, 9])

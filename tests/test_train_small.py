@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 from conftest import ROOT
-from mer import MERForAudioClassification
+from mer import MERFeatureExtractor, MERForAudioClassification
 from mer.scripts import train_small
 from mer.scripts.calibrate_small import best_temperature
 from mer.scripts.predict import load_pipeline
@@ -52,7 +52,7 @@ def arguments(tmp_path):
     (tmp_path / "work").mkdir()
     rows["altered"] = [(f"{clip}@{number + 1}", 0) for clip in clips for number in range(train_small.VERSIONS)]
     track, start = zip(*(place for tracks in rows.values() for place in tracks))
-    tagger = random.standard_normal((len(track), 10, 506)).astype(np.float16)
+    tagger = random.standard_normal((len(track), 10, train_small.EMBEDDING)).astype(np.float16)
     tagger[:, 3:] = np.nan  # 11 s
     np.savez(tmp_path / "work" / "tagger.npz", track=track, start=np.array(start, float), tagger=tagger)
     midi = tmp_path / "midi"
@@ -130,7 +130,7 @@ def test_validation_clips_are_never_trained_on_and_crops_stay_inside(arguments):
     assert held_out and not held_out & {row["group"] for row in pieces if row["split"] == "train"}
     extractor = train_small.MERFeatureExtractor()
     work = train_small.Path(paths["--work"]) / "features"
-    rows = train_small.teach_quadrants(rows[:8], work)
+    rows = train_small.teach_quadrants(rows[:8], work, extractor)
     train = train_small.Segments([row for row in rows if row["split"] == "train"], work, extractor, True)
     assert [row["track"] for row in train.rows] == ["A", "B", "C", "x.wav", "x.wav", "y.wav", "y.wav"]
     # 11 s at 50 frames/s; the second segment of a 35 s piece has 5 s
@@ -207,7 +207,7 @@ def test_folds_are_of_artists_and_cover_every_clip(monkeypatch):
 
 def test_windows_of_a_crop_are_taught_what_was_heard_in_them():
     patch = train_small.PATCH
-    patches = np.arange(10, dtype=np.float32)[:, None] * np.ones(506, np.float32)
+    patches = np.arange(10, dtype=np.float32)[:, None] * np.ones(train_small.EMBEDDING, np.float32)
 
     def expected(start, last):
         # The mean over 1,000 moments of each third of 500 frames of the number of the patch that they lie in.
@@ -216,7 +216,7 @@ def test_windows_of_a_crop_are_taught_what_was_heard_in_them():
 
     for start in (0, 77, 640, 1000):
         found = train_small.windows(patches, start)
-        assert found.shape == (3, 506) and (found == found[:, :1]).all()
+        assert found.shape == (3, train_small.EMBEDDING) and (found == found[:, :1]).all()
         np.testing.assert_allclose(found[:, 0], expected(start, 9), atol=2e-3)
     # Music of 7 s: what is behind the second patch is taught by it.
     patches[2:] = np.nan
@@ -229,29 +229,34 @@ def test_a_probe_is_joined_to_the_student():
     student = train_small.Student(train_small.make_config(train_small.parse_arguments(
         ["--data", ".", "--game", ".", "--work", ".", "--size", "small"]
     )), 3).eval()  # fmt: skip
-    rows = []
+    rows, counted = [], random.uniform(0, 1, (80, 5)).astype(np.float32)
+    counted[:, 4] = random.integers(0, 2, 80)  # the mode
     for n in range(80):
-        embedding = random.standard_normal(506).astype(np.float32)
+        embedding = random.standard_normal(train_small.EMBEDDING).astype(np.float32)
         embedding[n % 4 :: 4] += 2  # tells the quadrant
-        rows.append({"quadrant": n % 4, "embedding": embedding})
-    rows += [{"quadrant": -100, "embedding": np.full(506, np.nan, np.float32)}]
-    statistics = {"mean": torch.full((506,), 0.3), "std": torch.full((506,), 1.7)}
+        harmony = {"chord_statistics": counted[n : n + 1, :4], "mode_ids": counted[n : n + 1, 4].astype(int)}
+        rows.append({"quadrant": n % 4, "embedding": embedding, "harmony": harmony})
+    rows += [{"quadrant": -100, "embedding": np.full(train_small.EMBEDDING, np.nan, np.float32)}]
+    statistics = {"mean": torch.full((812,), 0.3), "std": torch.full((812,), 1.7)}
     batch = {
         "mel": torch.randn(2, 64, 500),
         "chords": torch.ones(2, 3, 4, dtype=torch.long),
+        "counted": torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.0, 0.9, 1.2]]),
         "mode": torch.tensor([0, 1]),
     }
     with torch.no_grad():
         before, embedding, words = student(batch)
         after, again, same_words = train_small.join(student, rows, statistics)(batch)
         unchanged, _, _ = student(batch)
-    # The same probe by scikit-learn's own pipeline, on what the student imitates.
-    known = np.stack([row["embedding"] for row in rows[:80]])
-    scale = [make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x * 10 / x.shape[1] ** 0.5)) for _ in range(2)]
-    scale = ColumnTransformer([("first", scale[0], slice(0, 200)), ("second", scale[1], slice(200, 506))])
+    # The same probe by scikit-learn's own pipeline, on what the student imitates, and on chords and mode.
+    known = np.concatenate((np.stack([row["embedding"] for row in rows[:80]]), counted), axis=1)
+    scale = [make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x * 10 / x.shape[1] ** 0.5)) for _ in range(4)]
+    parts = slice(0, 200), slice(200, 506), slice(506, 812), slice(812, 817)
+    scale = ColumnTransformer([(str(part), *which) for part, which in enumerate(zip(scale, parts))])
     probe = make_pipeline(scale, LogisticRegression(C=train_small.PROBE_C, max_iter=1000))
     probe.fit(known, [row["quadrant"] for row in rows[:80]])
-    said = probe.decision_function(embedding.mean(1).numpy() * 1.7 + 0.3)
+    heard = torch.cat((embedding.mean(1) * 1.7 + 0.3, batch["counted"], batch["mode"][:, None]), dim=1)
+    said = probe.decision_function(heard.numpy())
     expected = (before.quadrant_logits.numpy() + train_small.LOG_ODDS * said) / 2
     np.testing.assert_allclose(after.quadrant_logits, expected, atol=2e-3)
     assert np.abs(expected - before.quadrant_logits.numpy()).max() > 0.1
@@ -262,25 +267,26 @@ def test_a_probe_is_joined_to_the_student():
 
 def test_a_teacher_of_quadrants_learns_from_people_and_speaks_of_their_clips(tmp_path):
     random = np.random.default_rng(0)
+    extractor = MERFeatureExtractor(harmony_recognizer=None)
     features = tmp_path / "features"
     features.mkdir()
     rows = []
     for n in range(100):
-        embedding = random.standard_normal(506).astype(np.float32)
+        embedding = random.standard_normal(train_small.EMBEDDING).astype(np.float32)
         embedding[n % 4 :: 4] += 2  # tells the quadrant
         body, quadrant = ("panda4q", n % 4) if n < 80 else ("game_music", -100)
         split = "validation" if 60 <= n < 80 else "train"
         row = {"body": body, "track": f"t{n}", "split": split, "quadrant": quadrant, "embedding": embedding}
-        rows.append(row | {"version": 0})
+        rows.append(row | {"version": 0, "start": 0.0})
     rows[0]["quadrant"] = 2  # somebody's slip: the teacher goes by what it hears
-    nothing = {"quadrant": -100, "embedding": np.full(506, np.nan, np.float32)}
+    nothing = {"quadrant": -100, "embedding": np.full(train_small.EMBEDDING, np.nan, np.float32)}
     rows.append(rows[0] | nothing | {"track": "midi", "body": "emopia"})
     altered = {"body": "altered", "version": 1, "quadrant": -100}
     rows += [rows[n] | altered | {"track": f"t{n}@1", "embedding": rows[n + 1]["embedding"]} for n in (4, 70)]
     for row in rows:
         harmony = {"chords": [[0, 2, "C:maj"]], "key": ["C", "major"]}
         (features / f"{row['track']}.json").write_text(json.dumps(harmony))
-    taught = train_small.teach_quadrants(rows, features)
+    taught = train_small.teach_quadrants(rows, features, extractor)
     likely = np.array([row["likely"] for row in taught])
     assert np.isnan(likely[60:101]).all()
     np.testing.assert_allclose(likely[:60].sum(1), 1, atol=1e-5)
@@ -289,9 +295,9 @@ def test_a_teacher_of_quadrants_learns_from_people_and_speaks_of_their_clips(tmp
     assert np.isnan(likely[102]).all()
     assert (likely[:60].argmax(1) == np.arange(60) % 4).mean() > 0.95 and likely[:60].max() < 1
     other = [row | {"quadrant": (row["quadrant"] + 1) % 4} if row["split"] == "validation" else row for row in rows]
-    again = np.array([row["likely"] for row in train_small.teach_quadrants(other, features)])
+    again = np.array([row["likely"] for row in train_small.teach_quadrants(other, features, extractor)])
     np.testing.assert_array_equal(again, likely)
-    plain = np.array([row["likely"] for row in train_small.teach_quadrants(rows, features, probed=False)])
+    plain = np.array([row["likely"] for row in train_small.teach_quadrants(rows, features, extractor, probed=False)])
     assert np.array_equal(plain[:60].argmax(1), [row["quadrant"] for row in rows[:60]]) and (plain[:60].max(1) == 1).all()
     assert np.isnan(plain[60:]).all()
 

@@ -66,6 +66,7 @@ def make_corpus(rows=16, kinds=("valence_arousal",), seed=0, segments=3, teacher
                 "lengths": [480_000] * (count - 1) + [int(random.integers(1_600, 480_000))],
                 "chord_root_ids": random.integers(0, 13, chords).tolist(),
                 "chord_quality_ids": random.integers(0, 14, chords).tolist(),
+                "chord_statistics": random.uniform(0, 1, 4).tolist(),
                 "mode_id": int(random.integers(0, 2)),
                 "mood_labels": (truth[2:] > 0.3).astype(float).tolist() if "mood" in kinds else None,
                 "valence": valence if "valence_arousal" in kinds else None,

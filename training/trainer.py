@@ -561,7 +561,7 @@ def check_fit(model, train, evaluation, teachers):
 
 
 def _feature_problems(config, dataset):
-    needed = ("segment_embeddings", "lengths", "chord_root_ids", "chord_quality_ids", "mode_id")
+    needed = ("segment_embeddings", "lengths", "chord_root_ids", "chord_quality_ids", "chord_statistics", "mode_id")
     missing = [column for column in needed if column not in dataset.column_names]
     if missing:
         return [f"column {', '.join(missing)} is missing"]
