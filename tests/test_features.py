@@ -302,6 +302,17 @@ def test_saving_and_loading_a_model_is_no_change(tiny_model, deaf, tmp_path, kin
     assert model_fingerprint(*loaded) == model_fingerprint(model, deaf)
 
 
+def test_a_cache_without_a_column_is_noticed(tiny_model, deaf, music, tmp_path):
+    """As one that was made before the column was thought of."""
+    extract_features(rows_of(music), tiny_model, deaf, tmp_path / "cache")
+    file = tmp_path / "cache" / "features.json"
+    fingerprint = json.loads(file.read_text())
+    fingerprint["columns"].remove("chord_statistics")
+    file.write_text(json.dumps(fingerprint))
+    with pytest.raises(FeatureCacheError, match="made from something else: columns .* delete this one"):
+        extract_features(rows_of(music), tiny_model, deaf, tmp_path / "cache")
+
+
 def test_cache_made_anew_in_the_same_place_is_read_anew(tiny_model, deaf, music, tmp_path):
     for valence in (3.0, 4.0):
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)

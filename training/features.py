@@ -183,7 +183,8 @@ def load_features(folder):
 
 
 def model_fingerprint(model, extractor):
-    """What of a model and an extractor determines features: a `dict` for JSON, equal if and only if they are."""
+    """What of a model and an extractor determines features, and what features there are: a `dict` for JSON, equal if and
+    only if they are."""
     encoder = model.base_model.encoder
     provenance = ("_name_or_path", "architectures", "dtype", "transformers_version")  # differ after loading
     settings = {name: value for name, value in encoder.config.to_diff_dict().items() if name not in provenance}
@@ -201,6 +202,7 @@ def model_fingerprint(model, extractor):
         "encoder_weights": _hash(parts),
         "layers": list(model.config.layers),
         "extractor": extractor.to_dict(),
+        "columns": list(COMPUTED),
     }
     return json.loads(json.dumps(fingerprint))
 
