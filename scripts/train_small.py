@@ -274,7 +274,7 @@ def teach_quadrants(rows, features, extractor, probed=True):
         def blocks(chosen):
             harmony = [read_harmony(rows[index], features, extractor) for index in chosen]
             embeddings = np.array([rows[index]["embedding"] for index in chosen]).reshape(-1, EMBEDDING)
-            return *networks(embeddings), _counted(harmony, MERConfig(use_chord_statistics=True))
+            return *networks(embeddings), _counted(harmony, ("chord_statistics", "mode_ids"))
 
         weight, bias = probe(blocks(heard), quadrants)
         heard += [index for index, row in enumerate(rows) if row["version"] and row["split"] == "train"]
@@ -313,9 +313,8 @@ def read_harmony(row, features, extractor):
     return extractor.encode_harmony([Harmony(chords, heard["key"] and Key(*heard["key"]))])
 
 
-def _counted(harmony, config):
-    # What the trunk of a model reads of each `read_harmony` at its end: (n, up to 5).
-    names = ["chord_statistics"] * config.use_chord_statistics + ["mode_ids"] * config.use_mode
+def _counted(harmony, names):
+    # Numbers of each `read_harmony` side by side: (n, up to 5).
     columns = [np.concatenate([encoded[name] for encoded in harmony]).reshape(len(harmony), -1) for name in names]
     return np.concatenate([*columns, np.zeros((len(harmony), 0))], axis=1)
 
@@ -367,7 +366,8 @@ class Segments(torch.utils.data.Dataset):
             numbers["embedding"] = windows(row["patches"], start)
             if random.random() < 0.3:
                 chords[2], counted = 0, torch.tensor(NO_CHORDS)
-        item = {"mel": mel, "chords": chords, "counted": counted, "mode": torch.tensor(int(row["harmony"]["mode_ids"][0]))}
+        mode = torch.tensor(int(row["harmony"]["mode_ids"][0]))
+        item = {"mel": mel, "chords": chords, "counted": counted, "mode": mode}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
         return item | {name: torch.from_numpy(value) for name, value in numbers.items()}
 
@@ -442,14 +442,16 @@ def join(student, rows, statistics):
     heard = [row for row in rows if row["quadrant"] >= 0]
     embeddings = torch.from_numpy(np.array([row["embedding"] for row in heard]))
     embeddings = ((embeddings - statistics["mean"]) / statistics["std"]).numpy().astype(np.float64)
-    counted = _counted([row["harmony"] for row in heard], student.model.config)
+    config = copy.deepcopy(student.model.config)
+    # What the trunk reads last, in this order.
+    names = ["chord_statistics"] * config.use_chord_statistics + ["mode_ids"] * config.use_mode
+    counted = _counted([row["harmony"] for row in heard], names)
     blocks = [*networks(embeddings), counted] if counted.size else networks(embeddings)
     weight, bias = map(torch.from_numpy, probe(blocks, [row["quadrant"] for row in heard]))
     weight, of_counted = weight.split((EMBEDDING, counted.shape[1]), dim=1)
     imitation = student.embedding_head.weight.double(), student.embedding_head.bias.double()
     weight, bias = weight @ imitation[0], bias + weight @ imitation[1]
 
-    config = copy.deepcopy(student.model.config)
     config.trunk_size, config.head_size = config.trunk_size + 8, config.head_size + 8
     joined = Student(config, student.word_head.out_features)
     old = student.state_dict()
