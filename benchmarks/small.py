@@ -10,10 +10,13 @@ seeds, the millions of parameters (less those of the probe that is joined to a t
 milliseconds for 30 s of music. Nothing is chosen within a run: the last epoch counts. The pretraining, which hears none
 of the clips, is one for all folds and seeds.
 
+The log-loss is the mean of minus the logarithm of the true quadrant's probability, with the temperature under which the
+other folds' quadrants are likeliest.
+
 Below the table, of each variant, on held-out clips: the expected calibration error of the quadrants' probabilities
-(mean of the four) with the temperature under which the other folds' quadrants are likeliest, and without one; and what
-the mean of the seeds' logits, an ensemble, would reach. With `--errors`, the N clips whose quadrant that mean of the
-first variant thinks least likely, with people's words for them.
+(mean of the four) with that temperature, and without one; and what the mean of the seeds' logits, an ensemble, would
+reach. With `--errors`, the N clips whose quadrant that mean of the first variant thinks least likely, with people's words
+for them.
 """
 
 import argparse
@@ -31,6 +34,7 @@ from mer.scripts import train_small
 from mer.scripts.calibrate_small import best_temperature
 from mer.training.metrics import expected_calibration_error
 from scipy.special import softmax
+from sklearn.metrics import log_loss
 
 VARIANTS = {
     "as shipped": [],
@@ -92,7 +96,8 @@ def held_out(args, variant, quadrants, seed):
 
 
 def calibration(folds):
-    """Expected calibration error of held-out quadrants, with the temperature of the other folds and without any.
+    """Of the quadrants' probabilities of held-out clips: log-loss and expected calibration error with the temperature of
+    the other folds, and that error without any.
 
     Args:
         folds (`list` of true quadrants (n,) and logits (n, 4)).
@@ -102,10 +107,9 @@ def calibration(folds):
     for fold, (_, said) in enumerate(folds):
         others = [np.concatenate(parts) for parts in zip(*folds[:fold], *folds[fold + 1 :])]
         scaled.append(said / best_temperature(*others))
-    return tuple(
-        expected_calibration_error(np.eye(4)[truth], softmax(values, axis=1))
-        for values in (np.concatenate(scaled), logits)
-    )
+    chances, plain = softmax(np.concatenate(scaled), axis=1), softmax(logits, axis=1)
+    errors = [expected_calibration_error(np.eye(4)[truth], said) for said in (chances, plain)]
+    return log_loss(truth, chances, labels=range(4)), *errors
 
 
 def cost(variant):
@@ -138,41 +142,38 @@ def main(argv=None):
         train_small.main(options(args, variant, "--pretraining-only"))
     runs = [(v, f, s) for v in args.variants for s in range(args.seeds) for f in range(train_small.FOLDS)]
     Parallel(n_jobs=args.jobs)(delayed(run)(args, *which) for which in runs)
-    rows = []
+    with open(args.data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
+        labels = {row["clip_id"]: row for row in csv.DictReader(file)}
+    quadrants = {clip: QUADRANTS.index(row["quadrant"]) for clip, row in labels.items()}
+    rows, notes, worst = [], [], []
     for variant in args.variants:
+        seeds = [held_out(args, variant, quadrants, seed) for seed in range(args.seeds)]
+        sure = np.array([calibration([fold[1:] for fold in folds]) for folds in seeds])
         by_seed = []
         for seed in range(args.seeds):
             folds = [last_epoch(args, variant, fold, seed) for fold in range(train_small.FOLDS)]
             clips = sum(fold["clips"] for fold in folds)
-            means = {name: sum(fold.get(name, np.nan) * fold["clips"] for fold in folds) / clips for name in METRICS}
-            by_seed.append(means)
+            by_seed.append([sum(fold.get(name, np.nan) * fold["clips"] for fold in folds) / clips for name in METRICS])
         cells = []
-        for name in METRICS:
-            values = [result[name] for result in by_seed]
+        for values in [*zip(*by_seed), sure[:, 0]]:
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
         size, milliseconds = cost(variant)
         rows.append(f"| {variant} | {' | '.join(cells)} | {size:.2f} | {milliseconds:.0f} |")
-    print(f"{args.seeds} seeds, {args.epochs} epochs, {torch.get_num_threads()} threads\n")
-    print(f"| | {' | '.join(METRICS.values())} | M parameters | ms for 30 s |")
-    print("|---" * (len(METRICS) + 3) + "|")
-    print("\n".join(rows))
-    with open(args.data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
-        labels = {row["clip_id"]: row for row in csv.DictReader(file)}
-    quadrants = {clip: QUADRANTS.index(row["quadrant"]) for clip, row in labels.items()}
-    print()
-    worst = []
-    for variant in args.variants:
-        seeds = [held_out(args, variant, quadrants, seed) for seed in range(args.seeds)]
-        errors = np.mean([calibration([fold[1:] for fold in folds]) for folds in seeds], axis=0)
-        print(f"{variant}: calibration error of the quadrants {errors[0]:.3f}, ", end="")
-        print(f"{errors[1]:.3f} without a temperature", end="")
+        _, error, plain = sure.mean(axis=0)
         clips, truth = (np.concatenate(parts) for parts in list(zip(*seeds[0]))[:2])
         mean = np.mean([np.concatenate([fold[2] for fold in folds]) for folds in seeds], axis=0)
-        print(f"; the seeds' mean: {np.mean(mean.argmax(1) == truth):.3f} of quadrants right")
+        notes.append(
+            f"{variant}: calibration error of the quadrants {error:.3f}, {plain:.3f} without a temperature; "
+            f"the seeds' mean: {np.mean(mean.argmax(1) == truth):.3f} of quadrants right"
+        )
         chances = softmax(mean / best_temperature(truth, mean), axis=1)
         order = chances[np.arange(len(truth)), truth].argsort()
         worst = worst or [(labels[clips[index]], chances[index]) for index in order[: args.errors]]
+    print(f"{args.seeds} seeds, {args.epochs} epochs, {torch.get_num_threads()} threads\n")
+    print(f"| | {' | '.join(METRICS.values())} | log-loss | M parameters | ms for 30 s |")
+    print("|---" * (len(METRICS) + 4) + "|")
+    print("\n".join([*rows, "", *notes]))
     for label, said in worst:
         heard = ", ".join(f"{name} {chance:.0%}" for name, chance in zip(QUADRANTS, said))
         print(f"{label['quadrant']}, heard {heard}: {label['artist']} ({label['genres']}): {label['moods']}")

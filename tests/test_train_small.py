@@ -313,8 +313,10 @@ def test_a_temperature_makes_quadrants_calibrated():
     truth = (random.random((4000, 1)) > chances.cumsum(1)).sum(1)
     assert best_temperature(truth, logits) == pytest.approx(3, rel=0.1)
     folds = [(truth[part], logits[part]) for part in np.array_split(np.arange(4000), train_small.FOLDS)]
-    error, plain = small.calibration(folds)
+    loss, error, plain = small.calibration(folds)
     assert error < 0.02 < 0.08 < plain
+    # What is left to be surprised about is what chance decides.
+    assert loss == pytest.approx(-(chances * np.log(chances)).sum(1).mean(), abs=0.02)
 
 
 def test_altered_music_is_the_same_music_at_another_pitch():
