@@ -67,6 +67,7 @@ LOG_ODDS = 0.55  # points of valence or arousal for one of a probe's
 SHARES = {"panda4q": 1, "altered": 0.5, "game_music": 0.5, "emopia": 0.25, "vgmidi": 0.5}
 VERSIONS = 2  # of each 4Q clip, altered
 VALIDATE_EVERY = 10  # epochs
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def alter(waveform, rate, random):
@@ -246,7 +247,7 @@ def pretrain(rows, extractor, config, args, log):
     name = "-".join(["pretrained", args.size, *(["paper"] if args.paper else []), *(f"no-{part}" for part in without)])
     checkpoint = args.work / f"{name}.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
         if state["epoch"] == args.pretraining_epochs:
             return state["student"]
     unknown = {"quadrant": -100, "likely": np.full(4, np.nan, dtype=np.float32), "split": "train"}
@@ -406,7 +407,7 @@ class Student(nn.Module):
         self.rated_gain, self.rated_bias = nn.Parameter(torch.full((2,), 0.2)), nn.Parameter(torch.zeros(2))
 
     def forward(self, batch):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
+        with torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=self.training):
             hidden_states = self.model.mer.encoder.forward_mel(batch["mel"])
         segments = torch.cat([hidden_states[layer].float().mean(1) for layer in self.model.config.layers], dim=-1)
         longest = max(1, int(batch["chords"][:, 2].sum(1).max()))
@@ -441,19 +442,20 @@ def join(student, rows, statistics):
     """
     heard = [row for row in rows if row["quadrant"] >= 0]
     embeddings = torch.from_numpy(np.array([row["embedding"] for row in heard]))
-    embeddings = ((embeddings - statistics["mean"]) / statistics["std"]).numpy().astype(np.float64)
+    embeddings = ((embeddings - statistics["mean"].cpu()) / statistics["std"].cpu()).numpy().astype(np.float64)
     config = copy.deepcopy(student.model.config)
     # What the trunk reads last, in this order.
     names = ["chord_statistics"] * config.use_chord_statistics + ["mode_ids"] * config.use_mode
     counted = _counted([row["harmony"] for row in heard], names)
     blocks = [*networks(embeddings), counted] if counted.size else networks(embeddings)
-    weight, bias = map(torch.from_numpy, probe(blocks, [row["quadrant"] for row in heard]))
+    fitted = probe(blocks, [row["quadrant"] for row in heard])
+    weight, bias = (torch.from_numpy(values).to(DEVICE) for values in fitted)
     weight, of_counted = weight.split((EMBEDDING, counted.shape[1]), dim=1)
     imitation = student.embedding_head.weight.double(), student.embedding_head.bias.double()
     weight, bias = weight @ imitation[0], bias + weight @ imitation[1]
 
     config.trunk_size, config.head_size = config.trunk_size + 8, config.head_size + 8
-    joined = Student(config, student.word_head.out_features)
+    joined = Student(config, student.word_head.out_features).to(DEVICE)
     old = student.state_dict()
     for name, value in joined.state_dict().items():
         value.zero_()[tuple(map(slice, old[name].shape))] = old[name]
@@ -461,10 +463,10 @@ def join(student, rows, statistics):
     trunk, size = joined.model.mer.trunk, weight.shape[1]
     trunk.weight[-8:, :size], trunk.bias[-8:] = torch.cat((weight, -weight)), torch.cat((bias, -bias))
     trunk.weight[-8:, trunk.in_features - counted.shape[1] :] = torch.cat((of_counted, -of_counted))
-    first.weight[-8:, -8:] = torch.eye(8)
+    first.weight[-8:, -8:] = torch.eye(8, device=DEVICE)
     last.weight /= 2
     last.bias /= 2
-    last.weight[:, -8:] = torch.cat((torch.eye(4), -torch.eye(4)), dim=1) * LOG_ODDS / 2
+    last.weight[:, -8:] = torch.cat((torch.eye(4), -torch.eye(4)), dim=1).to(DEVICE) * LOG_ODDS / 2
     return joined.train(student.training)
 
 
@@ -484,7 +486,7 @@ def losses(student, batch, statistics, paper=False):
     standard = (batch["embedding"][taught] - statistics["mean"]) / statistics["std"]
     raters = (output.valence_arousal[rated] - 5) * student.rated_gain + student.rated_bias
     # The teacher of quadrants decides the sides; the V/A teacher (weak on valence) only keeps the scale.
-    weights = torch.tensor([0.05, 0.2])
+    weights = va.new_tensor([0.05, 0.2])
     parts = {
         "embedding": _mean((embedding[taught] - standard).square()),
         "tags": _mean(
@@ -514,11 +516,11 @@ def hear(student, dataset):
     student.eval()
     heard = []
     for item in tqdm(dataset, desc="validation", unit="segment", leave=False):
-        output, embedding, _ = student({name: value.unsqueeze(0) for name, value in item.items()})
+        output, embedding, _ = student({name: value.unsqueeze(0).to(DEVICE) for name, value in item.items()})
         heard.append((output.logits[0], output.quadrant_logits[0], output.valence_arousal[0], embedding[0].mean(0)))
     student.train()
     names = ("tags", "quadrants", "valence_arousal", "embedding")
-    return {name: torch.stack(values).numpy() for name, values in zip(names, zip(*heard))}
+    return {name: torch.stack(values).cpu().numpy() for name, values in zip(names, zip(*heard))}
 
 
 def validate(heard, dataset, statistics):
@@ -530,7 +532,7 @@ def validate(heard, dataset, statistics):
         rows = [dataset.rows[index] for index in clips]
         mood, embedding = (np.stack([row[name] for row in rows]) for name in ("mood", "embedding"))
         correlation = [spearmanr(heard["tags"][clips][:, tag], mood[:, tag])[0] for tag in range(mood.shape[1])]
-        standard = (embedding - statistics["mean"].numpy()) / statistics["std"].numpy()
+        standard = (embedding - statistics["mean"].cpu().numpy()) / statistics["std"].cpu().numpy()
         result = {
             "spearman": np.mean(correlation),
             "embedding_r2": r2_score(standard, heard["embedding"][clips], multioutput="variance_weighted"),
@@ -573,7 +575,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
     held_out = Segments(held_out, work / "features", extractor, False)
     plain = [row for row in dataset.rows if not row["version"]]
     columns = {name: np.stack([row[name] for row in plain]) for name in ("embedding", "mood")}
-    columns = {name: torch.from_numpy(values[np.isfinite(values).all(1)]) for name, values in columns.items()}
+    columns = {name: torch.from_numpy(values[np.isfinite(values).all(1)]).to(DEVICE) for name, values in columns.items()}
     statistics = {
         "mean": columns["embedding"].mean(0),
         "std": columns["embedding"].std(0) + 1e-3,
@@ -586,7 +588,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
     shares = SHARES | ({"panda4q": 2} if "altered" in without else {})
     size = sum(math.ceil(shares[body] * len(places)) for body, places in bodies.items())
     steps = max(1, size // args.batch_size)
-    student = Student(config, len(rows[0]["words"]))
+    student = Student(config, len(rows[0]["words"])).to(DEVICE)
     if start is not None:
         student.load_state_dict(start)
     # Muon for the matrices that do the most of the work: on so few steps it gets further than AdamW.
@@ -602,7 +604,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
     states = {"adamw": optimizers[0], "muon": optimizers[1], "schedule": schedules[0], "muon_schedule": schedules[1]}
     checkpoint, first = work / f"{name}.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
         student.load_state_dict(state["student"])
         for part, holder in states.items():
             holder.load_state_dict(state[part])
@@ -629,6 +631,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         sums = {}
         progress = tqdm(desc=f"{name} epoch {epoch + 1}/{epochs}", total=steps, unit="step", mininterval=5)
         for batch in torch.utils.data.DataLoader(dataset, args.batch_size, sampler=order):
+            batch = {name: value.to(DEVICE) for name, value in batch.items()}
             parts = losses(student, batch, statistics, args.paper)
             parts = {part: value for part, value in parts.items() if part.replace("tag_logits", "tags") not in without}
             for optimizer in optimizers:
@@ -640,7 +643,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
                 schedule.step()
             progress.update()
             for part, value in parts.items():
-                sums[part] = sums.get(part, 0.0) + value.item() / steps
+                sums[part] = sums.get(part, 0.0) + value.detach() / steps
         progress.close()
         result = {}
         if (epoch + 1) % VALIDATE_EVERY == 0 or epoch + 1 == epochs:
@@ -653,7 +656,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
         state |= {part: holder.state_dict() for part, holder in states.items()}
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
-    return finished().eval()
+    return finished().eval().cpu()
 
 
 def parse_arguments(argv=None):
