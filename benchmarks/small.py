@@ -119,7 +119,7 @@ def cost(variant):
     model = train_small.MERForAudioClassification(train_small.make_config(args)).eval()
     audio, times = torch.randn(1, 1, 30 * 16000), []
     with torch.no_grad():
-        for _ in range(10):
+        for _ in range(100):
             start = time.perf_counter()
             model.encode(audio)
             times.append(time.perf_counter() - start)
@@ -156,8 +156,8 @@ def main(argv=None):
             by_seed.append([sum(fold.get(name, np.nan) * fold["clips"] for fold in folds) / clips for name in METRICS])
         cells = []
         for values in [*zip(*by_seed), sure[:, 0]]:
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}")
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            cells.append("" if np.isnan(values).any() else f"{np.mean(values):.3f}{spread}")
         size, milliseconds = cost(variant)
         rows.append(f"| {variant} | {' | '.join(cells)} | {size:.2f} | {milliseconds:.0f} |")
         _, error, plain = sure.mean(axis=0)

@@ -9,7 +9,7 @@ WORK/tagger.npz, which `mer.scripts.tagging_teacher` makes.
 
 Steps, each of which resumes where it was cut: log-mel frames and harmony of every track into WORK; pretraining on what
 the teachers heard in the game music, once for all runs of a size; training on everything, a checkpoint after every
-epoch. The validation split is only looked at; the last epoch is what is kept.
+epoch. The validation split is only looked at; the last epoch is what is kept. A GPU is used where there is one.
 
 `--fold`, `--without`, `--size` and `--paper` are for `benchmarks/small.py`: cross-validation by artist, and what each
 part is worth.

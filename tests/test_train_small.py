@@ -302,11 +302,52 @@ def test_a_teacher_of_quadrants_learns_from_people_and_speaks_of_their_clips(tmp
     assert np.isnan(plain[60:]).all()
 
 
-def test_a_temperature_makes_quadrants_calibrated():
-    """Of clips whose quadrants follow their logits by chance, three times less surely than these say."""
+@pytest.fixture
+def small():
+    """The module `benchmarks/small.py`."""
     spec = importlib.util.spec_from_file_location("small", ROOT / "benchmarks" / "small.py")
-    small = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(small)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_variants_is_the_mean_of_finished_runs(small, tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(0)
+    (tmp_path / "panda4q").mkdir()
+    lines = ["clip_id,artist,quadrant,genres,moods"]
+    lines += [f"c{n},Somebody {n},Q{n % 4 + 1},Jazz,Calm; Late" for n in range(60)]
+    (tmp_path / "panda4q" / "labels.csv").write_text("\n".join(lines))
+    quadrant, called = {}, []
+    for variant in ("as shipped", "without VGMIDI"):
+        for fold, clips in enumerate(np.split(np.arange(60), [4, 20, 30, 45])):
+            for seed in range(2):
+                name = small.run_name(variant, fold, seed)
+                quadrant[variant, fold, seed] = len(clips), round(random.uniform(0.5, 1), 4)
+                line = dict.fromkeys(small.METRICS, 0.5) | {"epoch": 3, "clips": len(clips)}
+                line["quadrant"] = quadrant[variant, fold, seed][1]
+                if variant == "without VGMIDI":
+                    del line["rated_valence"], line["rated_arousal"]
+                (tmp_path / f"{name}.log").write_text(f"{name}: hours\n{json.dumps(line)}\n")
+                track = [f"c{n}" for n in clips] + ["vgmidi/a"]
+                np.savez(tmp_path / f"{name}.npz", track=track, quadrants=random.normal(0, 2, (len(track), 4)))
+    monkeypatch.setattr(train_small, "main", called.append)
+    monkeypatch.setattr(small, "cost", lambda variant: (1.5, 20))
+    folders = [word for name in ("data", "game", "work") for word in (f"--{name}", str(tmp_path))]
+    small.main([*folders, "--variants", "as shipped", "without VGMIDI", "--seeds", "2", "--epochs", "3", "--errors", "1"])
+    assert [("--pretraining-only" in call, "vgmidi" in call) for call in called] == [(True, False), (True, True)]
+    printed = capsys.readouterr().out
+    for variant, midi in (("as shipped", "0.500 ± 0.000"), ("without VGMIDI", "")):
+        cells = next(line for line in printed.splitlines() if line.startswith(f"| {variant} |")).split("|")
+        cells = [cell.strip() for cell in cells]
+        seeds = [[quadrant[variant, fold, seed] for fold in range(5)] for seed in range(2)]
+        seeds = [np.average([q for _, q in folds], weights=[n for n, _ in folds]) for folds in seeds]
+        assert cells[2] == f"{np.mean(seeds):.3f} ± {np.abs(np.diff(seeds))[0] / 2**0.5:.3f}"
+        assert cells[3] == "0.500 ± 0.000" and cells[7] == cells[8] == midi and cells[10:12] == ["1.50", "20"]
+    assert printed.splitlines()[-1].endswith("(Jazz): Calm; Late")
+
+
+def test_a_temperature_makes_quadrants_calibrated(small):
+    """Of clips whose quadrants follow their logits by chance, three times less surely than these say."""
     random = np.random.default_rng(0)
     logits = 6 * random.standard_normal((4000, 4))
     chances = softmax(logits / 3, axis=1)
