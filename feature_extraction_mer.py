@@ -18,6 +18,7 @@ from transformers.utils import logging
 from .configuration_mer import MODES
 from .harmony_mer import (
     RECOGNIZERS,
+    SILENCE,
     Harmony,
     Key,
     check_recognizer,
@@ -31,7 +32,6 @@ logger = logging.get_logger(__name__)
 MIN_SECONDS = 0.1
 MIN_RATE, MAX_RATE = 4_000, 768_000
 MAX_CHANNELS = 8
-SILENCE = 1e-4  # peak; -80 dBFS
 RESAMPLERS = ("soxr", "torchaudio")
 FORMATS = "wav, flac, ogg, opus, mp3, aiff"
 _BLOCK = 1 << 20  # frames decoded at once

@@ -21,6 +21,7 @@ import soxr
 from .configuration_mer import CHORD_QUALITIES, CHORD_ROOTS, MODES
 
 RECOGNIZERS = ("madmom-deepchroma",)
+SILENCE = 1e-4  # peak; -80 dBFS
 NO_CHORDS = (1.0, 0.0, 0.0, 0.0)  # what [`summarize_chords`] says where nothing is known
 _MISSING = (
     "Recognising chords and key needs madmom, which cannot be imported here ({}); install it with "
@@ -330,7 +331,8 @@ class HarmonyRecognizer:
         """Recognise chords and key.
 
         Args:
-            waveform: (n,) float, mono, -1..1.
+            waveform: (n,) float, mono, -1..1; heard as loud as it can be without clipping, but for what lies under -80
+                dBFS, as chords get lost in quiet music.
             sampling_rate: Hz; any, resampled on the way where it is not 44,100.
 
         Returns:
@@ -354,7 +356,9 @@ class HarmonyRecognizer:
         return Harmony(chords, self._key(self._key_scores(spectrogram[::2]), chords))
 
     def _signal(self, waveform, sampling_rate):
-        """The waveform at 44,100 Hz in blocks, silence of half a frame before and after it."""
+        """The waveform at 44,100 Hz with a peak of 1, in blocks, silence of half a frame before and after it."""
+        peak = max(waveform.max(), -waveform.min())
+        gain = 1 / peak if peak > SILENCE else 1
         yield np.zeros(self.frame_size // 2, np.float32)
         step = self.frames_per_block * self.hop_length
         stream = None
@@ -365,6 +369,7 @@ class HarmonyRecognizer:
             block = waveform[start : start + step]
             if not np.isfinite(block).all():
                 raise ValueError("waveform holds NaN or infinite samples.")
+            block = block * np.float32(gain)
             yield stream.resample_chunk(block, last=start + step >= len(waveform)) if stream else block
 
     def _spectrogram(self, waveform, sampling_rate):

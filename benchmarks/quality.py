@@ -7,7 +7,7 @@ from people's mood words; splits disjoint by artist), and prints, with 95 % boot
 quadrant accuracy and macro-F1 from the signs of V - 5 and A - 5, the accuracy of each side, the expected calibration
 error of the quadrants' probabilities (mean of the four), and Spearman's correlation of each tag's probability with that
 of the tag teacher (the official MTG-Jamendo baseline), averaged over the 56 tags. Then how many moods (tags that reach
-their threshold) a clip has.
+their threshold) a clip has, and what becomes of the quadrants in worse copies of the clips ([`copies`]).
 
 With `--midi`, what `mer.scripts.render_midi` made, also Pearson's correlation with the raters of the VGMIDI pieces
 whose series are held out.
@@ -15,13 +15,17 @@ whose series are held out.
 
 import argparse
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
+import soundfile
+from mer import load_audio
 from mer.configuration_mer import MOOD_TAGS, QUADRANTS
 from mer.scripts.predict import load_pipeline
 from mer.scripts.train_small import read_data
 from mer.training.metrics import bootstrap_intervals, expected_calibration_error, quadrant_metrics, quadrant_of
+from scipy.signal import butter, sosfilt
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
@@ -34,13 +38,35 @@ def predict(pipe, files):
     4), numbers of moods (clips,) of files."""
     tags, va, quadrants, moods = [], [], [], []
     for file in tqdm(files, unit="clip"):
-        answer = pipe(str(file), return_valence_arousal=True)
+        answer = pipe(file, return_valence_arousal=True)
         score = {tag["label"]: tag["score"] for tag in answer["tags"]}
         tags.append([score[tag] for tag in MOOD_TAGS])
         va.append([answer["valence"], answer["arousal"]])
         quadrants.append(list(answer["quadrants"].values()))
         moods.append(len(answer["moods"]))
     return np.array(tags), np.array(va), np.array(quadrants), np.array(moods)
+
+
+def copies(file):
+    """Worse copies of a recording, each as the pipeline takes it, by name."""
+    waveform, rate = load_audio(file)
+    mp3 = io.BytesIO()
+    soundfile.write(mp3, waveform, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.85)  # 32 kbit/s
+    noise = np.random.default_rng(0).normal(0, waveform.std(), len(waveform))
+    loud = waveform / np.abs(waveform).max()
+
+    def cut(kind, edge):
+        return sosfilt(butter(8, edge, kind, fs=rate, output="sos"), waveform)
+
+    copies = {
+        "30 dB quieter": waveform * 10 ** (-30 / 20),
+        "clipped by 10 dB": np.clip(loud * 10 ** (10 / 20), -1, 1),
+        "nothing above 4 kHz": cut("lowpass", 4000),
+        "nothing below 300 Hz": cut("highpass", 300),
+        "white noise, 20 dB below": waveform + noise / 10,
+    }
+    copies = {name: {"array": copy.astype(np.float32), "sampling_rate": rate} for name, copy in copies.items()}
+    return copies | {"MP3 of 32 kbit/s": mp3.getvalue()}
 
 
 def measure(truth, va, chances, tags, teacher):
@@ -75,7 +101,7 @@ def main(argv=None):
         teacher = dict(zip(table["track"].tolist(), table["mood"]))
     truth = np.array([QUADRANTS.index(row["quadrant"]) for row in rows])
     teacher = np.stack([teacher[row["clip_id"]] for row in rows])
-    files = [args.data / "panda4q" / "audio" / f"{row['clip_id']}.opus" for row in rows]
+    files = [str(args.data / "panda4q" / "audio" / f"{row['clip_id']}.opus") for row in rows]
     pipe = load_pipeline(args.model)
     tags, va, chances, moods = predict(pipe, files)
 
@@ -92,13 +118,18 @@ def main(argv=None):
         print(f"{name:>5}" + "".join(f"{count:5d}" for count in row))
     none = f"none: {np.mean(moods == 0):.0%} of clips"
     print(f"moods a clip: mean {moods.mean():.1f}, {moods.min()} to {moods.max()}; {none}")
+    worse = [copies(file) for file in files]
+    for name, alike in ((name, [clip[name] for clip in worse]) for name in worse[0]):
+        found = quadrant_of(predict(pipe, alike)[1])
+        same = np.mean(found == quadrant_of(va))
+        print(f"{name:28} quadrant accuracy {np.mean(found == truth):.3f}, as of the clip itself {same:.3f}")
     for name, column in (("valence", 0), ("arousal", 1)):
         print(f"{name}: mean {va[:, column].mean():.2f}, deviation {va[:, column].std():.2f} on 1 to 9")
     if args.midi:
         held_out = [row for row in read_data(args.data, args.data, args.midi) if row["body"] == "vgmidi"]
         pieces = {row["path"]: row["rated"] for row in held_out if row["split"] == "validation"}
         series = sorted({row["group"] for row in held_out if row["split"] == "validation"})
-        said, rated = predict(pipe, list(pieces))[1], np.stack(list(pieces.values()))
+        said, rated = predict(pipe, list(map(str, pieces)))[1], np.stack(list(pieces.values()))
         print(f"{len(pieces)} pieces of VGMIDI, series held out: {', '.join(series)}")
         intervals = bootstrap_intervals(correlations, said, rated, resamples=args.resamples)
         for name, value in correlations(said, rated).items():
