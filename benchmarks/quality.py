@@ -119,8 +119,8 @@ def main(argv=None):
     none = f"none: {np.mean(moods == 0):.0%} of clips"
     print(f"moods a clip: mean {moods.mean():.1f}, {moods.min()} to {moods.max()}; {none}")
     worse = [copies(file) for file in files]
-    for name, alike in ((name, [clip[name] for clip in worse]) for name in worse[0]):
-        found = quadrant_of(predict(pipe, alike)[1])
+    for name in worse[0]:
+        found = quadrant_of(predict(pipe, [clip[name] for clip in worse])[1])
         same = np.mean(found == quadrant_of(va))
         print(f"{name:28} quadrant accuracy {np.mean(found == truth):.3f}, as of the clip itself {same:.3f}")
     for name, column in (("valence", 0), ("arousal", 1)):
