@@ -39,18 +39,20 @@ from sklearn.metrics import log_loss
 VARIANTS = {
     "as shipped": [],
     "small encoder": ["--size", "small"],
-    "large encoder": ["--size", "large"],
+    "medium encoder": ["--size", "medium"],
     "without chords and mode": ["--without", "chords", "mode"],
     "without the embedding teacher": ["--without", "embedding"],
     "without the tag teacher": ["--without", "tags"],
     "without the V/A teacher": ["--without", "va"],
     "without the probe": ["--without", "probe"],
+    "without its directions": ["--without", "directions"],
     "without the mood words": ["--without", "words"],
     "without pretraining": ["--without", "pretraining"],
     "without game music": ["--without", "game"],
     "without VGMIDI": ["--without", "vgmidi"],
     "without EMOPIA": ["--without", "emopia"],
     "without altered clips": ["--without", "altered"],
+    "without worse copies": ["--without", "worse"],
     "published distillation": ["--paper"],
 }
 METRICS = {"quadrant": "quadrant", "f1": "macro-F1", "arousal": "arousal side", "valence": "valence side"}

@@ -25,6 +25,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+import librosa
 import numpy as np
 import soundfile
 import torch
@@ -51,15 +52,16 @@ FOLDS = 5
 HEARD = (200, 306, 306)  # numbers that each of the tagging networks gives
 EMBEDDING = sum(HEARD)
 PATCH, PATCHES, WINDOWS = 149.6, 10, 3  # frames of what they hear at once; such pieces of 30 s, and of a crop
-EPOCHS, PRETRAINING_EPOCHS = 30, 80
+EPOCHS, PRETRAINING_EPOCHS = 60, 80
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
 SIZES = {
     "small": ((16, 32, 64), 160, 320, 3),
     "medium": ((24, 48, 96), 256, 512, 4),
     "large": ((32, 64, 128), 384, 768, 4),
 }
-PARTS = ("embedding", "tags", "va", "words")  # of the loss that can be left out; people's quadrants stay
-OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "altered")  # what else can
+PARTS = ("embedding", "tags", "va", "words", "directions")  # of the loss that can be left out; people's quadrants stay
+# What else can.
+OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "altered", "worse")
 MUON_RATE = 0.03
 PROBE_C = 0.02  # of the teacher of quadrants
 LOG_ODDS = 0.55  # points of valence or arousal for one of a probe's
@@ -82,8 +84,17 @@ def alter(waveform, rate, random):
     Returns:
         At most 30 s of the altered waveform, float32, and its rate.
     """
-    spectrum = np.fft.rfft(waveform)
-    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(waveform), 1 / rate), 20) / 1000)
+    decibels = tone(np.fft.rfftfreq(len(waveform), 1 / rate), random)
+    altered = np.fft.irfft(np.fft.rfft(waveform) * 10 ** (decibels / 20), len(waveform))
+    if random.random() < 0.2:
+        altered += random.normal(0, altered.std() * 10 ** (-random.uniform(15, 40) / 20), len(altered))
+    rate = round(rate * 2 ** random.uniform(-1 / 3, 1 / 3))
+    return altered[: 30 * rate].astype(np.float32), rate
+
+
+def tone(frequencies, random):
+    """Decibels at frequencies (n,) in Hz, of tone controls and of what a dull or thin recording leaves."""
+    octaves = np.log2(np.maximum(frequencies, 20) / 1000)
     decibels = random.normal(0, 1.5) * octaves
     for _ in range(2):
         decibels += random.normal(0, 5) * np.exp(-(((octaves - random.uniform(-4, 3)) / 0.7) ** 2))
@@ -91,11 +102,31 @@ def alter(waveform, rate, random):
         decibels -= 24 * (octaves - random.uniform(1.3, 3)).clip(min=0)  # an octave; from 2.5 to 8 kHz on
     if random.random() < 0.1:
         decibels -= 24 * (random.uniform(-3.3, -1.7) - octaves).clip(min=0)  # below 100 to 300 Hz
-    altered = np.fft.irfft(spectrum * 10 ** (decibels / 20), len(waveform))
-    if random.random() < 0.2:
-        altered += random.normal(0, altered.std() * 10 ** (-random.uniform(15, 40) / 20), len(altered))
-    rate = round(rate * 2 ** random.uniform(-1 / 3, 1 / 3))
-    return altered[: 30 * rate].astype(np.float32), rate
+    return decibels
+
+
+def degrade(mel, frequencies, random):
+    """Log-mel frames as a worse copy of the same music has them: other tone controls, at times without the highest
+    frequencies, as in old or small files, or with noise.
+
+    Args:
+        mel (tensor `(bands, frames)`): of audio of unit variance, which the answer is as well.
+        frequencies (array `(bands,)`): of the bands, Hz.
+        random (`numpy.random.Generator`): what draws.
+    """
+    decibels = tone(frequencies, random)
+    if random.random() < 0.4:
+        edge, slope = random.uniform(1500, 7500), random.choice((24, 300))  # decibels an octave
+        decibels -= slope * np.log2(frequencies / edge).clip(min=0)
+    before = power = (mel.exp() - math.exp(FLOOR)).clamp(min=0)
+    power = power * torch.from_numpy(10 ** (decibels / 10)).float()[:, None]
+    if random.random() < 0.4:
+        # White noise is as strong in all bands, and fluctuates, as a band sums few bins of the spectrum.
+        level = power.mean() * 10 ** (-random.uniform(0, 3))
+        power = power + level * torch.from_numpy(random.gamma(3, 1 / 3, power.shape)).float()
+    width = torch.from_numpy(np.gradient(frequencies)).float()[:, None]
+    gain = (width * before).sum() / (width * power).sum().clamp(min=1e-6)
+    return (power * gain + math.exp(FLOOR)).log()
 
 
 def load_track(row):
@@ -255,7 +286,7 @@ def pretrain(rows, extractor, config, args, log):
     # To look at: teachers' answers to the clips that the README's figures are of.
     clips = [row | unknown | {"split": "validation"} for row in rows if row["body"] == "panda4q" and row["official"]]
     seed = argparse.Namespace(**vars(args) | {"seed": 0})
-    return train(game + clips, extractor, config, name, args.pretraining_epochs, seed, log).state_dict()
+    return train(game + clips, extractor, config, name, args.pretraining_epochs, seed, log, worse=False).state_dict()
 
 
 def teach_quadrants(rows, features, extractor, probed=True):
@@ -330,10 +361,14 @@ def _words(label):
 
 
 class Segments(torch.utils.data.Dataset):
-    """Segments as tensors: random 10 s crops for training, at times without chords, else whole."""
+    """Segments as tensors: random 10 s crops for training, at times without chords or, if `worse`, as a worse copy, else
+    whole."""
 
-    def __init__(self, rows, work, extractor, train, seed=0):
-        self.rows, self.train, self.seed, self.epoch = [], train, seed, 0
+    def __init__(self, rows, work, extractor, train, seed=0, worse=True):
+        self.rows, self.train, self.seed, self.worse, self.epoch = [], train, seed, worse, 0
+        mel = MERMelConfig()
+        bands = librosa.mel_frequencies(mel.num_mel_bins + 2, fmin=mel.min_frequency, fmax=mel.max_frequency)
+        self.frequencies = bands[1:-1]
         cache = {}
         for row in rows:
             mel_file, harmony_file = _files(work, row["track"])
@@ -367,6 +402,8 @@ class Segments(torch.utils.data.Dataset):
             numbers["embedding"] = windows(row["patches"], start)
             if random.random() < 0.3:
                 chords[2], counted = 0, torch.tensor(NO_CHORDS)
+            if self.worse and random.random() < 1 / 3:
+                mel = degrade(mel, self.frequencies, random)
         mode = torch.tensor(int(row["harmony"]["mode_ids"][0]))
         item = {"mel": mel, "chords": chords, "counted": counted, "mode": mode}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
@@ -425,10 +462,30 @@ class Student(nn.Module):
         return output, self.embedding_head(pieces), self.word_head(output.embedding)
 
 
+def fit_probe(rows, statistics, config):
+    """A [`probe`] for [`join`] on what the trunk reads: embeddings, standardised, and what is counted of chords, and the
+    mode, as far as the model of a configuration has them.
+
+    Args:
+        rows (`list` of `dict`): training data, with `harmony` ([`read_harmony`]); those with people's quadrants teach.
+        statistics (`dict`): `mean` and `std` of the embeddings that the student imitates.
+
+    Returns:
+        Weights (4, EMBEDDING + up to 5) and biases (4,), float64.
+    """
+    heard = [row for row in rows if row["quadrant"] >= 0]
+    embeddings = torch.from_numpy(np.array([row["embedding"] for row in heard]))
+    embeddings = ((embeddings - statistics["mean"].cpu()) / statistics["std"].cpu()).numpy().astype(np.float64)
+    # What the trunk reads last, in this order.
+    names = ["chord_statistics"] * config.use_chord_statistics + ["mode_ids"] * config.use_mode
+    counted = _counted([row["harmony"] for row in heard], names)
+    blocks = [*networks(embeddings), counted] if counted.size else networks(embeddings)
+    return tuple(torch.from_numpy(v).to(DEVICE) for v in probe(blocks, [row["quadrant"] for row in heard]))
+
+
 @torch.no_grad()
-def join(student, rows, statistics):
-    """The student with a probe built in, one on the embedding that it imitates, what is counted of chords, and the mode;
-    its answer is the mean of both.
+def join(student, weight, bias):
+    """The student with a probe built in, applied to the embedding that it imitates; its answer is the mean of both.
 
     Its own quadrants come from the clips of the training split, which it knows better than others. The probe learns them
     from what the teachers heard in those clips, and teachers know no clip better than another. It is linear in what the
@@ -436,21 +493,10 @@ def join(student, rows, statistics):
 
     Args:
         student ([`Student`]): trained; stays as it is.
-        rows (`list` of `dict`): what it was trained on, with `harmony` ([`read_harmony`]); those with people's quadrants
-            teach the probe.
-        statistics (`dict`): `mean` and `std` of the embeddings that the student imitates.
+        weight, bias: of the probe ([`fit_probe`]).
     """
-    heard = [row for row in rows if row["quadrant"] >= 0]
-    embeddings = torch.from_numpy(np.array([row["embedding"] for row in heard]))
-    embeddings = ((embeddings - statistics["mean"].cpu()) / statistics["std"].cpu()).numpy().astype(np.float64)
     config = copy.deepcopy(student.model.config)
-    # What the trunk reads last, in this order.
-    names = ["chord_statistics"] * config.use_chord_statistics + ["mode_ids"] * config.use_mode
-    counted = _counted([row["harmony"] for row in heard], names)
-    blocks = [*networks(embeddings), counted] if counted.size else networks(embeddings)
-    fitted = probe(blocks, [row["quadrant"] for row in heard])
-    weight, bias = (torch.from_numpy(values).to(DEVICE) for values in fitted)
-    weight, of_counted = weight.split((EMBEDDING, counted.shape[1]), dim=1)
+    weight, of_counted = weight[:, :EMBEDDING], weight[:, EMBEDDING:]
     imitation = student.embedding_head.weight.double(), student.embedding_head.bias.double()
     weight, bias = weight @ imitation[0], bias + weight @ imitation[1]
 
@@ -462,7 +508,7 @@ def join(student, rows, statistics):
     first, _, _, last = joined.model.valence_arousal_head
     trunk, size = joined.model.mer.trunk, weight.shape[1]
     trunk.weight[-8:, :size], trunk.bias[-8:] = torch.cat((weight, -weight)), torch.cat((bias, -bias))
-    trunk.weight[-8:, trunk.in_features - counted.shape[1] :] = torch.cat((of_counted, -of_counted))
+    trunk.weight[-8:, trunk.in_features - of_counted.shape[1] :] = torch.cat((of_counted, -of_counted))
     first.weight[-8:, -8:] = torch.eye(8, device=DEVICE)
     last.weight /= 2
     last.bias /= 2
@@ -502,6 +548,10 @@ def losses(student, batch, statistics, paper=False):
         "piano": quadrant_loss(output.quadrant_logits * student.piano_gain + student.piano_bias, batch["piano"]),
         "rated": 4 * _mean((raters - batch["rated"][rated]).square()),
     }  # fmt: skip
+    if "directions" in statistics:
+        # Of all that the embedding tells, quadrants depend on what the probe reads: four numbers, their mean apart.
+        missed = (embedding[taught] - standard) @ statistics["directions"].T
+        parts["directions"] = 2 * _mean((missed - missed.mean(2, keepdim=True)).square())
     if paper:
         parts["tags"] = mood_distillation_loss(logits, soft.logit(), "paper")
         parts["va"] = valence_arousal_distillation_loss(va, batch["va"][tagged], "paper")
@@ -561,16 +611,17 @@ def validate(heard, dataset, statistics):
     return result
 
 
-def train(rows, extractor, config, name, epochs, args, log, start=None):
+def train(rows, extractor, config, name, epochs, args, log, start=None, worse=True):
     """Train with a checkpoint after every epoch, less the parts that `args.without` names; returns the student.
 
     Args:
         start (`dict`, *optional*): weights to begin with; the others are drawn.
+        worse (`bool`): a third of all crops is heard as a worse copy of the music has it ([`degrade`]).
     """
     torch.manual_seed(args.seed)
     work, without = args.work, args.without
     heard = [row for row in rows if row["split"] == "train"]
-    dataset = Segments(heard, work / "features", extractor, True, args.seed)
+    dataset = Segments(heard, work / "features", extractor, True, args.seed, worse)
     held_out = [row for row in rows if row["split"] == "validation" and not row["version"]]
     held_out = Segments(held_out, work / "features", extractor, False)
     plain = [row for row in dataset.rows if not row["version"]]
@@ -610,9 +661,13 @@ def train(rows, extractor, config, name, epochs, args, log, start=None):
             holder.load_state_dict(state[part])
         first = state["epoch"]
 
+    fitted = None
+    if not {"probe", "embedding"} & set(without) and any(row["quadrant"] >= 0 for row in plain):
+        fitted = fit_probe(plain, statistics, config)
+        statistics["directions"] = fitted[0][:, :EMBEDDING].float()
+
     def finished():
-        taught = not {"probe", "embedding"} & set(without) and any(row["quadrant"] >= 0 for row in dataset.rows)
-        return join(student, dataset.rows, statistics) if taught else student
+        return join(student, *fitted) if fitted else student
 
     hours = Counter()
     for row in dataset.rows:
@@ -677,7 +732,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--pretraining-only", action="store_true", help="stop after pretraining")
     parser.add_argument("--fold", type=int, choices=range(FOLDS), help="hold out this fold of artists and series")
     parser.add_argument("--without", nargs="+", default=(), choices=[*PARTS, *OTHERS], help="what to leave out")
-    parser.add_argument("--size", choices=SIZES, default="medium", help="of the encoder")
+    parser.add_argument("--size", choices=SIZES, default="large", help="of the encoder")
     parser.add_argument("--paper", action="store_true", help="distil by the published losses")
     return parser.parse_args(argv)
 
@@ -718,7 +773,8 @@ def main(argv=None):
     if args.pretraining_only:
         return
     rows = teach_quadrants(rows, args.work / "features", extractor, "probe" not in args.without)
-    student = train(rows, extractor, config, args.name, args.epochs, args, log, start)
+    worse = "worse" not in args.without
+    student = train(rows, extractor, config, args.name, args.epochs, args, log, start, worse)
     if args.out:
         export(student.model, extractor, args.out)
 

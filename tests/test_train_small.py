@@ -70,7 +70,7 @@ def arguments(tmp_path):
     def make(name, *more):
         paths = {"--data": data, "--game": game, "--midi": midi, "--work": tmp_path / "work", "--out": tmp_path / name}
         return [str(x) for pair in paths.items() for x in pair] + [
-            "--name", name, "--epochs", "2", "--pretraining-epochs", "1", "--batch-size", "4", *more,
+            "--name", name, "--epochs", "2", "--pretraining-epochs", "1", "--batch-size", "4", "--size", "small", *more,
         ]  # fmt: skip
 
     return make
@@ -165,12 +165,14 @@ def logged(folder, name):
 
 
 def test_what_is_left_out_is_left_out(arguments, tmp_path, capsys):
-    everything = {"embedding", "tags", "tag_logits", "va", "quadrants", "words", "piano", "rated"}
+    everything = {"embedding", "directions", "tags", "tag_logits", "va", "quadrants", "words", "piano", "rated"}
     bodies = {"panda4q", "altered", "game_music", "emopia", "vgmidi"}
     for name, options, missing, unheard in (
         ("all", [], set(), set()),
         ("tags", ["tags", "va", "chords", "mode", "altered", "vgmidi"], {"tags", "tag_logits", "va"}, {"vgmidi", "altered"}),
-        ("game", ["game", "embedding", "words", "emopia", "probe"], {"embedding", "words"}, {"game_music", "emopia"}),
+        ("game", ["game", "words", "emopia", "probe"], {"words", "directions"}, {"game_music", "emopia"}),
+        ("embedding", ["embedding"], {"embedding", "directions"}, set()),
+        ("directions", ["directions"], {"directions"}, set()),
     ):
         train_small.main(arguments(name, *(["--without", *options] if options else [])))
         assert set(logged(tmp_path / "work", name)[-1]) & everything == everything - missing
@@ -223,7 +225,10 @@ def test_windows_of_a_crop_are_taught_what_was_heard_in_them():
     np.testing.assert_allclose(train_small.windows(patches, 0)[:, 0], expected(0, 1), atol=2e-3)
 
 
-def test_a_probe_is_joined_to_the_student():
+@pytest.fixture
+def probed():
+    """A student, what a probe is fitted on, a batch, and scikit-learn's own pipeline fitted to the same: on what the
+    student imitates, and on chords and mode."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     student = train_small.Student(train_small.make_config(train_small.parse_arguments(
@@ -244,25 +249,49 @@ def test_a_probe_is_joined_to_the_student():
         "counted": torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.0, 0.9, 1.2]]),
         "mode": torch.tensor([0, 1]),
     }
-    with torch.no_grad():
-        before, embedding, words = student(batch)
-        after, again, same_words = train_small.join(student, rows, statistics)(batch)
-        unchanged, _, _ = student(batch)
-    # The same probe by scikit-learn's own pipeline, on what the student imitates, and on chords and mode.
     known = np.concatenate((np.stack([row["embedding"] for row in rows[:80]]), counted), axis=1)
     scale = [make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x * 10 / x.shape[1] ** 0.5)) for _ in range(4)]
     parts = slice(0, 200), slice(200, 506), slice(506, 812), slice(812, 817)
     scale = ColumnTransformer([(str(part), *which) for part, which in enumerate(zip(scale, parts))])
     probe = make_pipeline(scale, LogisticRegression(C=train_small.PROBE_C, max_iter=1000))
     probe.fit(known, [row["quadrant"] for row in rows[:80]])
+    fitted = train_small.fit_probe(rows, statistics, student.model.config)
+    return student, fitted, statistics, batch, probe.decision_function
+
+
+def test_a_probe_is_joined_to_the_student(probed):
+    student, fitted, _, batch, decide = probed
+    with torch.no_grad():
+        before, embedding, words = student(batch)
+        after, again, same_words = train_small.join(student, *fitted)(batch)
+        unchanged, _, _ = student(batch)
     heard = torch.cat((embedding.mean(1) * 1.7 + 0.3, batch["counted"], batch["mode"][:, None]), dim=1)
-    said = probe.decision_function(heard.numpy())
-    expected = (before.quadrant_logits.numpy() + train_small.LOG_ODDS * said) / 2
+    expected = (before.quadrant_logits.numpy() + train_small.LOG_ODDS * decide(heard.numpy())) / 2
     np.testing.assert_allclose(after.quadrant_logits, expected, atol=2e-3)
     assert np.abs(expected - before.quadrant_logits.numpy()).max() > 0.1
     torch.testing.assert_close(after.logits, before.logits)
     torch.testing.assert_close((again, same_words), (embedding, words))
     torch.testing.assert_close(unchanged.quadrant_logits, before.quadrant_logits, rtol=0, atol=0)
+
+
+def test_imitation_counts_by_how_far_it_moves_the_probe(probed):
+    student, fitted, statistics, batch, decide = probed
+    taught = np.random.default_rng(1).standard_normal((2, train_small.WINDOWS, train_small.EMBEDDING)).astype(np.float32)
+    taught[1] = np.nan  # nothing was heard there
+    unknown = {"words": 3, "likely": 4, "rated": 2, "va": 2}
+    batch |= {name: torch.full((2, size), torch.nan) for name, size in unknown.items()}
+    batch |= {"embedding": torch.from_numpy(taught), "mood": torch.full((2, 56), torch.nan)}
+    batch["piano"] = torch.full((2,), -100)
+    statistics["logit_std"] = torch.ones(56)
+    assert "directions" not in train_small.losses(student, batch, statistics)
+    statistics["directions"] = fitted[0][:, : train_small.EMBEDDING].float()
+    with torch.no_grad():
+        loss = train_small.losses(student, batch, statistics)["directions"]
+        imitated = student(batch)[1][0] * 1.7 + 0.3
+    same = np.zeros((train_small.WINDOWS, 5))
+    moved = decide(np.hstack((imitated, same))) - decide(np.hstack((taught[0], same)))
+    moved -= moved.mean(axis=1, keepdims=True)  # quadrants' probabilities do not change if all logits rise
+    assert loss.item() == pytest.approx(2 * np.mean(moved**2), rel=1e-3)
 
 
 def test_a_teacher_of_quadrants_learns_from_people_and_speaks_of_their_clips(tmp_path):
@@ -358,6 +387,78 @@ def test_a_temperature_makes_quadrants_calibrated(small):
     assert error < 0.02 < 0.08 < plain
     # What is left to be surprised about is what chance decides.
     assert loss == pytest.approx(-(chances * np.log(chances)).sum(1).mean(), abs=0.02)
+
+
+class Dice:
+    """A generator of random numbers that decides everything by itself: yes or no, and where in a range."""
+
+    def __init__(self, yes, place=0.5):
+        self.yes, self.place = yes, place
+
+    def random(self):
+        return 0.0 if self.yes else 1.0
+
+    def normal(self, mean, deviation):
+        return mean + deviation
+
+    def uniform(self, low, high):
+        return low + self.place * (high - low)
+
+    def choice(self, values):
+        return values[-1]
+
+    def gamma(self, shape, scale, size):
+        return np.full(size, shape * scale)
+
+
+def test_worse_copies_of_frames_are_frames_of_worse_copies():
+    encoder = MERForAudioClassification(train_small.MERConfig()).mer.encoder
+    frequencies = train_small.Segments([], None, None, True).frequencies
+    # A band's own frequency is heard loudest in it.
+    peaks = encoder.mel_filters.argmax(1) * encoder.config.sampling_rate / encoder.config.n_fft
+    np.testing.assert_allclose(frequencies, peaks, atol=encoder.config.sampling_rate / encoder.config.n_fft)
+
+    def frames(waveform):
+        waveform = torch.from_numpy(((waveform - waveform.mean()) / waveform.std()).astype(np.float32))
+        return encoder.log_mel(waveform[None])[0]
+
+    music = np.cumsum(np.random.default_rng(0).standard_normal(160000)) % 7  # all frequencies, the low ones louder
+    spectrum, places = np.fft.rfft(music - music.mean()), np.fft.rfftfreq(160000, 1 / 16000)
+    plain = frames(music)
+    for dice in (Dice(False, 0.3), Dice(False, 0.8)):  # tone controls alone
+        expected = frames(np.fft.irfft(spectrum * 10 ** (train_small.tone(places, dice) / 20), 160000))
+        found = train_small.degrade(plain, frequencies, dice)
+        assert (found - expected).abs().mean() < 0.15 < (plain - expected).abs().mean()
+        torch.testing.assert_close(train_small.degrade(plain + 0, frequencies, dice), found)
+    # Dull and noisy: without the noise, nothing would be above 4.5 kHz.
+    noisy = train_small.degrade(plain, frequencies, Dice(True))
+    high, low = noisy[frequencies > 6000].exp(), noisy[(frequencies > 300) & (frequencies < 2000)].exp()
+    assert -26 < 10 * torch.log10(high.mean() / low.mean()) < -10
+    assert high.std() < 1e-3 * high.mean()
+    assert noisy.isfinite().all() and noisy.min() >= train_small.FLOOR - 1e-5
+
+
+def test_a_third_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
+    args = arguments("rows")
+    train_small.main([*args, "--features-only"])
+    paths = dict(zip(args[::2], args[1::2]))
+    data, game, work = (train_small.Path(paths[name]) for name in ("--data", "--game", "--work"))
+    rows = train_small.read_data(data, game, tagger=work / "tagger.npz")
+    rows = [row | {"likely": np.full(4, np.nan, np.float32)} for row in rows if not row["version"]]
+    extractor, made = train_small.MERFeatureExtractor(), []
+
+    def degrade(mel, frequencies, random):
+        made.append(mel)
+        return torch.full_like(mel, 99.0)
+
+    monkeypatch.setattr(train_small, "degrade", degrade)
+    train = train_small.Segments(rows, work / "features", extractor, True)
+    worse = 0
+    for train.epoch in range(20):
+        worse += sum(bool((item["mel"] == 99).all()) for item in train)
+    assert worse == len(made) and 0.26 < worse / (20 * len(train)) < 0.41
+    for others in ((False,), (True, 0, False)):  # held-out clips, and pretraining
+        assert not any((item["mel"] == 99).any() for item in train_small.Segments(rows, work / "features", extractor, *others))
 
 
 def test_altered_music_is_the_same_music_at_another_pitch():
