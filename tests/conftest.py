@@ -1,5 +1,6 @@
 """What the tests share: tiny models, deterministic seeds, no network."""
 
+import importlib.util
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,14 @@ from mer import MERConfig, MERForAudioClassification, MERMelConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MER_SHARED", ROOT.parent / "shared"))  # data that only some machines have
+
+
+def load_module(path):
+    """The module in a file of the repository that is not in the package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

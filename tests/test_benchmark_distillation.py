@@ -1,17 +1,14 @@
 """The distillation benchmark on few tracks and epochs: its worlds, and that its table says what was measured."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHARED
+from conftest import SHARED, load_module
 from mer.training.trainer import labelled_tasks, taught_heads
 
-spec = importlib.util.spec_from_file_location("distillation_benchmark", ROOT / "benchmarks" / "distillation.py")
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_module("benchmarks/distillation.py")
 
 
 @pytest.fixture(autouse=True)

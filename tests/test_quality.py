@@ -1,31 +1,21 @@
 """`benchmarks/quality.py`."""
 
-import importlib.util
 import io
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
+from conftest import load_module
 from scipy.signal import welch
 
 RATE = 24000  # of the clips
 
 
-@pytest.fixture
-def quality():
-    """The module `benchmarks/quality.py`."""
-    spec = importlib.util.spec_from_file_location("quality", ROOT / "benchmarks" / "quality.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_worse_copies_are_what_their_names_say(quality, tmp_path):
+def test_worse_copies_are_what_their_names_say(tmp_path):
     random = np.random.default_rng(1)
     music = (0.05 * random.standard_normal(10 * RATE)).astype(np.float32)
     soundfile.write(tmp_path / "music.wav", music, RATE, subtype="FLOAT")
-    copies = quality.copies(tmp_path / "music.wav")
+    copies = load_module("benchmarks/quality.py").copies(tmp_path / "music.wav")
     mp3 = copies.pop("MP3 of 32 kbit/s")
     assert len(mp3) * 8 / 10 == pytest.approx(32000, rel=0.05)
     assert len(soundfile.read(io.BytesIO(mp3))[0]) == pytest.approx(10 * RATE, rel=0.02)

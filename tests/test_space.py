@@ -1,7 +1,6 @@
 """The web page in `space/`: what it shows, in a real browser, to two at once, and that nothing leaves the machine."""
 
 import csv
-import importlib.util
 import io
 import json
 import os
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from conftest import ROOT
+from conftest import ROOT, load_module
 from mer.scripts.output import WRITERS
 from mer.scripts.predict import load_pipeline, predictions
 from signals import tone
@@ -37,10 +36,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def app():
     """The module `space/app.py`."""
-    spec = importlib.util.spec_from_file_location("space_app", ROOT / "space" / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module("space/app.py")
 
 
 @pytest.fixture(scope="module")

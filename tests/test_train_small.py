@@ -1,12 +1,11 @@
 import csv
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT
+from conftest import load_module
 from mer import MERFeatureExtractor, MERForAudioClassification
 from mer.scripts import train_small
 from mer.scripts.calibrate_small import best_temperature
@@ -334,10 +333,7 @@ def test_a_teacher_of_quadrants_learns_from_people_and_speaks_of_their_clips(tmp
 @pytest.fixture
 def small():
     """The module `benchmarks/small.py`."""
-    spec = importlib.util.spec_from_file_location("small", ROOT / "benchmarks" / "small.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module("benchmarks/small.py")
 
 
 def test_the_table_of_variants_is_the_mean_of_finished_runs(small, tmp_path, monkeypatch, capsys):
