@@ -45,7 +45,7 @@ VARIANTS = {
     "without the tag teacher": ["--without", "tags"],
     "without the V/A teacher": ["--without", "va"],
     "without the probe": ["--without", "probe"],
-    "without its directions": ["--without", "directions"],
+    "without the probe loss": ["--without", "directions"],
     "without the mood words": ["--without", "words"],
     "without pretraining": ["--without", "pretraining"],
     "without game music": ["--without", "game"],

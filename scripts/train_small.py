@@ -616,7 +616,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None, worse=Tr
 
     Args:
         start (`dict`, *optional*): weights to begin with; the others are drawn.
-        worse (`bool`): a third of all crops is heard as a worse copy of the music has it ([`degrade`]).
+        worse (`bool`): whether a third of all crops is heard as a worse copy of the music has it ([`degrade`]).
     """
     torch.manual_seed(args.seed)
     work, without = args.work, args.without

@@ -455,6 +455,11 @@ def test_a_third_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
     assert worse == len(made) and 0.26 < worse / (20 * len(train)) < 0.41
     for others in ((False,), (True, 0, False)):  # held-out clips, and pretraining
         assert not any((item["mel"] == 99).any() for item in train_small.Segments(rows, work / "features", extractor, *others))
+    monkeypatch.setattr(train_small, "degrade", lambda mel, *_: made.append(mel) or mel)
+    for name, options in (("without", ["--without", "worse"]), ("with", [])):
+        made.clear()
+        train_small.main(arguments(name, *options))
+        assert bool(made) == (name == "with")
 
 
 def test_altered_music_is_the_same_music_at_another_pitch():
