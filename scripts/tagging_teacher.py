@@ -1,14 +1,15 @@
-"""What three public music taggers hear in the music that ``mer-small`` is trained on: the teachers that it imitates.
+"""What four public music taggers hear in the music that ``mer-small`` is trained on: the teachers that it imitates.
 
     pip download --no-deps --dest WORK musicnn==0.1.0
     python -m mer.scripts.tagging_teacher WORK/musicnn-0.1.0-py3-none-any.whl --data DATA --game GAME --work WORK
 
-The taggers are networks of Pons et al. (ISMIR 2018; package musicnn, ISC licence): one that is shaped by what timbre and
-rhythm look like and one like VGG, trained on the Million Song Dataset, and one like VGG trained on MagnaTagATune. They
-are read out of the package, nothing of which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored
-teachers' tables, and for the altered versions of the clips among them, `track`, `start` and `tagger` (10, 812) float16,
-for each 3 s of them the last but one layer of the first (200), and the last feature maps (256) and the logits of the 50
-tags of each other; NaN behind the end of the music. A run that is cut resumes.
+The taggers are networks of Pons et al. (ISMIR 2018; package musicnn, ISC licence), one that is shaped by what timbre and
+rhythm look like and one like VGG, each trained on the Million Song Dataset and on MagnaTagATune. They are read out of the
+package, nothing of which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored
+teachers' tables, and for the altered versions of the clips among them, `track`, `start` and `tagger` (10, 1012) float16,
+for each 3 s of them, of the first kind the last but one layer (200), of the other the last feature maps (256) and the
+logits of the 50 tags: first of the Million Song Dataset, then of MagnaTagATune, of the first kind last (200, 306, 306,
+200); NaN behind the end of the music. A run that is cut resumes.
 """
 
 import argparse
@@ -158,17 +159,17 @@ def load_taggers(package):
     """The networks out of the package's file (a wheel)."""
     taggers = []
     with zipfile.ZipFile(package) as wheel:
-        for kind, name in ((Musicnn, "MSD_musicnn"), (Vgg, "MSD_vgg"), (Vgg, "MTT_vgg")):
+        for name in ("MSD_musicnn", "MSD_vgg", "MTT_vgg", "MTT_musicnn"):
             files = (wheel.read(f"musicnn/{name}/.{part}") for part in ("index", "data-00000-of-00001"))
             variables = read_checkpoint(*files)
             values = {name.removeprefix("model/"): torch.tensor(value) for name, value in variables.items()}
-            taggers.append(kind(values).eval())
+            taggers.append((Vgg if name.endswith("vgg") else Musicnn)(values).eval())
     return taggers
 
 
 @torch.inference_mode()
 def hear(taggers, waveform):
-    """What the networks say of at most 30 s of mono audio at `RATE`: (`PATCHES`, 812), a row for every 3 s of it, then
+    """What the networks say of at most 30 s of mono audio at `RATE`: (`PATCHES`, 1012), a row for every 3 s of it, then
     NaN. Audio of less than that is repeated."""
     waveform = np.resize(waveform, max(len(waveform), PATCH * HOP))
     power = librosa.feature.melspectrogram(y=waveform, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=BANDS)

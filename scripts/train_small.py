@@ -49,10 +49,10 @@ from .predict import keep_memory
 CROP = 500  # frames; 10 s
 FLOOR = float(np.log(1e-2))  # log-mel of nothing
 FOLDS = 5
-HEARD = (200, 306, 306)  # numbers that each of the tagging networks gives
+HEARD = (200, 306, 306, 200)  # numbers that each of the tagging networks gives
 EMBEDDING = sum(HEARD)
 PATCH, PATCHES, WINDOWS = 149.6, 10, 3  # frames of what they hear at once; such pieces of 30 s, and of a crop
-EPOCHS, PRETRAINING_EPOCHS = 60, 80
+EPOCHS, PRETRAINING_EPOCHS = 40, 80
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
 SIZES = {
     "small": ((16, 32, 64), 160, 320, 3),
@@ -402,7 +402,7 @@ class Segments(torch.utils.data.Dataset):
             numbers["embedding"] = windows(row["patches"], start)
             if random.random() < 0.3:
                 chords[2], counted = 0, torch.tensor(NO_CHORDS)
-            if self.worse and random.random() < 1 / 3:
+            if self.worse and random.random() < 1 / 6:
                 mel = degrade(mel, self.frequencies, random)
         mode = torch.tensor(int(row["harmony"]["mode_ids"][0]))
         item = {"mel": mel, "chords": chords, "counted": counted, "mode": mode}
@@ -616,7 +616,7 @@ def train(rows, extractor, config, name, epochs, args, log, start=None, worse=Tr
 
     Args:
         start (`dict`, *optional*): weights to begin with; the others are drawn.
-        worse (`bool`): whether a third of all crops is heard as a worse copy of the music has it ([`degrade`]).
+        worse (`bool`): whether a sixth of all crops is heard as a worse copy of the music has it ([`degrade`]).
     """
     torch.manual_seed(args.seed)
     work, without = args.work, args.without

@@ -158,17 +158,20 @@ def compute_musicnn(variables, patch):
 def test_the_networks_are_the_published_ones(vgg, musicnn, tmp_path):
     patch = np.random.default_rng(1).uniform(0, 3, (187, 96)).astype(np.float32)
     other = {name: value + np.float32(0.1) if name.endswith("bias") else value for name, value in vgg.items()}
-    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn, "MTT_vgg": other})
+    second = {name: value * np.float32(1.1) if "dense" in name else value for name, value in musicnn.items()}
+    networks = {"MSD_vgg": vgg, "MSD_musicnn": musicnn, "MTT_vgg": other, "MTT_musicnn": second}
+    package = written(tmp_path, networks)
     with torch.no_grad():
         found = [tagger(torch.from_numpy(patch)[None])[0].numpy() for tagger in tagging_teacher.load_taggers(package)]
     np.testing.assert_allclose(found[0], compute_musicnn(musicnn, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(found[1], compute_vgg(vgg, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(found[2], compute_vgg(other, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
-    assert np.abs(found[2] - found[1]).max() > 0.05
+    np.testing.assert_allclose(found[3], compute_musicnn(second, patch.astype(np.float64)), rtol=1e-3, atol=1e-3)
+    assert np.abs(found[2] - found[1]).max() > 0.05 and np.abs(found[3] - found[0]).max() > 0.05
 
 
 def test_every_30_seconds_are_heard_once(vgg, musicnn, tmp_path, monkeypatch):
-    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn, "MTT_vgg": vgg})
+    package = written(tmp_path, {"MSD_vgg": vgg, "MSD_musicnn": musicnn, "MTT_vgg": vgg, "MTT_musicnn": musicnn})
     soundfile.write(tmp_path / "a.wav", np.concatenate((tone(30, 22050), 0.1 * tone(8, 22050, 900))), 22050)
     soundfile.write(tmp_path / "b.wav", tone(2, 22050), 22050)
     places = [("a", 0.0), ("a", 30.0), ("b", 0.0)]
@@ -180,7 +183,7 @@ def test_every_30_seconds_are_heard_once(vgg, musicnn, tmp_path, monkeypatch):
     with np.load(tmp_path / "tagger.npz", allow_pickle=False) as stored:
         assert list(zip(stored["track"].tolist(), stored["start"].tolist())) == places
         heard = stored["tagger"].astype(np.float32)
-    assert heard.shape == (4, 10, 5 + 2 * (4 + 50))
+    assert heard.shape == (4, 10, 2 * (5 + 4 + 50))
     # A row for every whole 3 s of music; 2 s of it are repeated up to one.
     np.testing.assert_array_equal(np.isfinite(heard).all(2).sum(1), [10, 2, 1, 1])
     np.testing.assert_array_equal(np.isnan(heard).all(2).sum(1), [0, 8, 9, 9])

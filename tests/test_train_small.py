@@ -241,7 +241,7 @@ def probed():
         harmony = {"chord_statistics": counted[n : n + 1, :4], "mode_ids": counted[n : n + 1, 4].astype(int)}
         rows.append({"quadrant": n % 4, "embedding": embedding, "harmony": harmony})
     rows += [{"quadrant": -100, "embedding": np.full(train_small.EMBEDDING, np.nan, np.float32)}]
-    statistics = {"mean": torch.full((812,), 0.3), "std": torch.full((812,), 1.7)}
+    statistics = {name: torch.full((train_small.EMBEDDING,), value) for name, value in (("mean", 0.3), ("std", 1.7))}
     batch = {
         "mel": torch.randn(2, 64, 500),
         "chords": torch.ones(2, 3, 4, dtype=torch.long),
@@ -249,8 +249,8 @@ def probed():
         "mode": torch.tensor([0, 1]),
     }
     known = np.concatenate((np.stack([row["embedding"] for row in rows[:80]]), counted), axis=1)
-    scale = [make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x * 10 / x.shape[1] ** 0.5)) for _ in range(4)]
-    parts = slice(0, 200), slice(200, 506), slice(506, 812), slice(812, 817)
+    scale = [make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x * 10 / x.shape[1] ** 0.5)) for _ in range(5)]
+    parts = slice(0, 200), slice(200, 506), slice(506, 812), slice(812, 1012), slice(1012, 1017)
     scale = ColumnTransformer([(str(part), *which) for part, which in enumerate(zip(scale, parts))])
     probe = make_pipeline(scale, LogisticRegression(C=train_small.PROBE_C, max_iter=1000))
     probe.fit(known, [row["quadrant"] for row in rows[:80]])
@@ -434,7 +434,7 @@ def test_worse_copies_of_frames_are_frames_of_worse_copies():
     assert noisy.isfinite().all() and noisy.min() >= train_small.FLOOR - 1e-5
 
 
-def test_a_third_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
+def test_a_sixth_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
     args = arguments("rows")
     train_small.main([*args, "--features-only"])
     paths = dict(zip(args[::2], args[1::2]))
@@ -452,7 +452,7 @@ def test_a_third_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
     worse = 0
     for train.epoch in range(20):
         worse += sum(bool((item["mel"] == 99).all()) for item in train)
-    assert worse == len(made) and 0.26 < worse / (20 * len(train)) < 0.41
+    assert worse == len(made) and 0.1 < worse / (20 * len(train)) < 0.24
     for others in ((False,), (True, 0, False)):  # held-out clips, and pretraining
         assert not any((item["mel"] == 99).any() for item in train_small.Segments(rows, work / "features", extractor, *others))
     monkeypatch.setattr(train_small, "degrade", lambda mel, *_: made.append(mel) or mel)
