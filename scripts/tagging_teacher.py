@@ -5,11 +5,13 @@
 
 The taggers are networks of Pons et al. (ISMIR 2018; package musicnn, ISC licence), one that is shaped by what timbre and
 rhythm look like and one like VGG, each trained on the Million Song Dataset and on MagnaTagATune. They are read out of the
-package, nothing of which is run or installed. Writes WORK/tagger.npz: for every 30 s of the stored
-teachers' tables, and for the altered versions of the clips among them, `track`, `start` and `tagger` (10, 1012) float16,
-for each 3 s of them, of the first kind the last but one layer (200), of the other the last feature maps (256) and the
-logits of the 50 tags: first of the Million Song Dataset, then of MagnaTagATune, of the first kind last (200, 306, 306,
-200); NaN behind the end of the music. A run that is cut resumes.
+package, nothing of which is run or installed.
+
+Writes WORK/tagger.npz: for every 30 s of the stored teachers' tables, and for the altered versions of the clips among
+them, `track`, `start` and `tagger` (10, 1012) float16, what is heard in each 3 s; NaN behind the end of the music. Of the
+first kind that is the last but one layer (200), of the other the last feature maps (256) and the logits of the 50 tags.
+Their order: first kind and VGG of the Million Song Dataset, VGG and first kind of MagnaTagATune. A run that is cut
+resumes.
 """
 
 import argparse

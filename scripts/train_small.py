@@ -182,6 +182,8 @@ def read_data(data, game, midi=None, tagger=None):
     - `words` (people's mood and genre words: 1, 0) and `rated` ([valence, arousal] of -1..1): NaN = unknown;
     - `version`: 0, or which of `VERSIONS` altered versions ([`load_track`]) of the clip `of` this is, a row of the body
       "altered" that only the tagging networks speak about.
+
+    Raises `ValueError` if `tagger` was written of other networks.
     """
     with open(data / "panda4q" / "labels.csv", encoding="utf-8", newline="") as file:
         labels = {row["clip_id"]: row for row in csv.DictReader(file)}
@@ -194,6 +196,11 @@ def read_data(data, game, midi=None, tagger=None):
     heard = {}
     if tagger is not None:
         with np.load(tagger, allow_pickle=False) as table:
+            if table["tagger"].shape[2] != EMBEDDING:
+                raise ValueError(
+                    f"{tagger} is of other tagging networks: {table['tagger'].shape[2]} numbers in place of {EMBEDDING}. "
+                    "Run mer.scripts.tagging_teacher, and all that follows, with a new folder as --work."
+                )
             places = zip(table["track"].tolist(), table["start"].tolist())
             heard = dict(zip(places, table["tagger"].astype(np.float32)))
     rows = []

@@ -105,6 +105,15 @@ def test_a_run_that_is_cut_and_resumed_gives_the_same_weights(arguments, tmp_pat
     assert any((weights(tmp_path / "other")[name] - value).abs().max() > 1e-3 for name, value in one.items())
 
 
+def test_a_table_of_other_tagging_networks_is_refused(arguments, tmp_path):
+    args, file = arguments("other"), tmp_path / "work" / "tagger.npz"
+    with np.load(file, allow_pickle=False) as stored:
+        table = {name: stored[name] for name in stored.files}
+    np.savez(file, **table | {"tagger": table["tagger"][:, :, :812]})
+    with pytest.raises(ValueError, match="tagger.npz is of other tagging networks: 812 numbers in place of 1012. Run mer"):
+        train_small.main(args)
+
+
 def test_validation_clips_are_never_trained_on_and_crops_stay_inside(arguments):
     args = arguments("rows")
     train_small.main([*args, "--features-only"])
