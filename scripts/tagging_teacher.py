@@ -164,7 +164,7 @@ def load_taggers(package):
         for name in ("MSD_musicnn", "MSD_vgg", "MTT_vgg", "MTT_musicnn"):
             files = (wheel.read(f"musicnn/{name}/.{part}") for part in ("index", "data-00000-of-00001"))
             variables = read_checkpoint(*files)
-            values = {name.removeprefix("model/"): torch.tensor(value) for name, value in variables.items()}
+            values = {key.removeprefix("model/"): torch.tensor(value) for key, value in variables.items()}
             taggers.append((Vgg if name.endswith("vgg") else Musicnn)(values).eval())
     return taggers
 

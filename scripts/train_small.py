@@ -196,13 +196,14 @@ def read_data(data, game, midi=None, tagger=None):
     heard = {}
     if tagger is not None:
         with np.load(tagger, allow_pickle=False) as table:
-            if table["tagger"].shape[2] != EMBEDDING:
+            said = table["tagger"].astype(np.float32)
+            if said.shape[2] != EMBEDDING:
                 raise ValueError(
-                    f"{tagger} is of other tagging networks: {table['tagger'].shape[2]} numbers in place of {EMBEDDING}. "
+                    f"{tagger} is of other tagging networks: {said.shape[2]} numbers in place of {EMBEDDING}. "
                     "Run mer.scripts.tagging_teacher, and all that follows, with a new folder as --work."
                 )
             places = zip(table["track"].tolist(), table["start"].tolist())
-            heard = dict(zip(places, table["tagger"].astype(np.float32)))
+            heard = dict(zip(places, said))
     rows = []
     for body in ("panda4q", "game_music"):
         with np.load(data / "teachers" / f"{body}.npz", allow_pickle=False) as table:
