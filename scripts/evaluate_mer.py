@@ -27,6 +27,8 @@ from ..training.features import (
     extract_features,
     load_features,
     model_fingerprint,
+    read_unreadable,
+    say_unreadable,
 )
 from ..training.metrics import bootstrap_intervals, score_predictions
 from .extract_features import CorpusArguments, load_model, load_rows, make_accelerator, parse_arguments
@@ -166,8 +168,8 @@ def main(argv=None):
             f"split {args.split!r}; rows: models, columns: corpora; {args.confidence:.0%} intervals from "
             f"{args.resamples} resamples of the tracks"
         )
-        for corpus, tracks in {cell["corpus"]: cell["tracks"] for cell in cells}.items():
-            print(f"  {corpus}: {tracks} tracks")
+        for corpus, cell in {cell["corpus"]: cell for cell in cells}.items():
+            print(f"  {corpus}: {cell['tracks']} tracks{say_unreadable(cell['features'])}")
         for metric, title in TABLES.items():
             if any(metric in cell["metrics"] for cell in cells):
                 print("", title, *format_matrix(cells, metric), sep="\n")
@@ -180,8 +182,11 @@ def main(argv=None):
 
 
 def run(args, options, accelerator):
-    """Cells of the matrix: `{"model", "corpus", "tracks", "metrics"}` for each model and corpus; none but in the main
-    process."""
+    """Cells of the matrix for each model and corpus, none but in the main process.
+
+    `{"model", "corpus", "features", "tracks", "unreadable", "metrics"}`; the tracks that could not be used are those of
+    all splits in the cache.
+    """
     named([*(args.corpora or ()), *(args.features or ())])
     pipes = {name: load_model(place) for name, place in named(args.models).items()}
     split = None if args.split == "all" else args.split
@@ -209,7 +214,8 @@ def run(args, options, accelerator):
         rows = of_split(load_features(folder), args.split, corpus)
         network = pipes[model].model.to(accelerator.device).eval()
         metrics = evaluate(network, rows, args.resamples, args.confidence)
-        cells.append({"model": model, "corpus": corpus, "tracks": len(rows), "metrics": metrics})
+        counts = {"tracks": len(rows), "unreadable": len(read_unreadable(folder))}
+        cells.append({"model": model, "corpus": corpus, "features": str(folder), **counts, "metrics": metrics})
     return cells
 
 

@@ -10,14 +10,13 @@ import argparse
 import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 from accelerate import Accelerator, InitProcessGroupKwargs
 from datasets import concatenate_datasets
 from transformers import HfArgumentParser
 
 from ..datasets_loaders import load_mer_dataset
-from ..training.features import UNREADABLE_FILE, extract_features
+from ..training.features import extract_features, say_unreadable
 from .predict import EMBEDDED_MODEL, load_pipeline, one_line
 
 
@@ -112,11 +111,7 @@ def main(argv=None):
     except (OSError, ValueError, ImportError) as error:
         print(f"extract_features: {one_line(error)}", file=sys.stderr)
         return 1
-    message = f"{report.tracks} tracks are in {args.out}"
-    if report.unreadable:
-        first = report.unreadable[0]["error"]
-        message += f"; {len(report.unreadable)} could not be used, see {Path(args.out, UNREADABLE_FILE)}: {first}"
-    accelerator.print(message)
+    accelerator.print(f"{report.tracks} tracks are in {args.out}{say_unreadable(args.out)}")
     accelerator.end_training()
     return 0 if report.tracks else 1
 

@@ -4,7 +4,8 @@
     accelerate launch -m mer.scripts.train_teacher recipes/teacher.yaml --features ... --output_dir ...
 
 Arguments may stand in a YAML file that is named first; those behind it win. A run that was cut goes on from its last
-checkpoint in the output folder, where at the end the best model lies, ready for `pipeline`; its validation metrics in
+checkpoint in the output folder, which is refused if another run left it there: other labels, model, teachers or options
+(`run_fingerprint.json`). At the end the best model lies in that folder, ready for `pipeline`; its validation metrics in
 `eval_results.json`; learning curves in `learning_curves.png` (the numbers in `trainer_state.json`); and, of each corpus
 that has them, valence and arousal by people and by the model in `valence_arousal_<corpus>.png`.
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from accelerate import PartialState
 from transformers import set_seed
 
 from ..modeling_mer import MERForAudioClassification
-from ..training.features import check_features, load_features
+from ..training.features import check_features, differences, digest, load_features, read_rows_digest
 from ..training.losses import tag_positive_rates
 from ..training.plots import plot_learning_curves, plot_valence_arousal
 from ..training.trainer import MERTrainer, MERTrainingArguments, labelled_tasks, last_checkpoint
@@ -40,6 +42,20 @@ RECORDED = (
     "distillation_alpha",
     "seed",
 )
+# Options beside them without which a run does not come out as it does.
+DECIDING = (
+    *RECORDED,
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "lr_scheduler_type",
+    "encoder_layer_decay",
+    "distillation_temperature",
+    "random_segments",
+    "max_segments",
+    "augment_audio",
+    "metric_for_best_model",
+)
+FINGERPRINT_FILE = "run_fingerprint.json"
 
 
 @dataclass
@@ -123,9 +139,46 @@ def with_new_heads(base, train, use_chords=True, use_mode=True):
     config.tag_positive_rates = tag_positive_rates(torch.tensor(tagged)) if tagged else None
     config.thresholds, config.quadrant_temperature = None, 1.0  # those of other heads
     config.use_chords, config.use_mode = use_chords, use_mode
+    config.use_chord_statistics = config.use_chord_statistics and use_chords
     model = MERForAudioClassification(config)
     model.mer.encoder.load_state_dict(base.mer.encoder.state_dict())
     return model
+
+
+def find_checkpoint(arguments, training, base, splits, teachers):
+    """The checkpoint in the output folder that a run goes on from, or `None`, and then the folder is the run's.
+
+    Args:
+        arguments (`DataArguments`), training (`MERTrainingArguments`): options.
+        base (`str`): digest of the model that is trained, as it was before.
+        splits (`dict`): what `read_corpora` gives.
+        teachers (`dict[str, nn.Module]`): of each corpus.
+
+    Raises:
+        ValueError: another run left the folder; the message lists what differs.
+    """
+    fingerprint = {
+        "model": base,
+        "new_heads": [arguments.use_chords, arguments.use_mode] if isinstance(arguments, HeadArguments) else None,
+        "rows": sorted(map(read_rows_digest, arguments.features)),
+        "tracks": {split: {corpus: len(rows) for corpus, rows in parts.items()} for split, parts in splits.items()},
+        "teachers": {corpus: digest(teacher) for corpus, teacher in teachers.items()},
+        "options": {name: getattr(training, name) for name in DECIDING},
+    }
+    folder = Path(training.output_dir)
+    checkpoint = last_checkpoint(folder)
+    file = folder / FINGERPRINT_FILE
+    if checkpoint is not None and file.exists():
+        different = differences(json.loads(file.read_text(encoding="utf-8")), fingerprint)
+        if different:
+            raise ValueError(
+                f"{folder}: another run left its checkpoints here: {', '.join(different)}. Choose another "
+                "--output_dir, or delete this one to train anew."
+            )
+    elif checkpoint is None and PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
+    return checkpoint
 
 
 def train(arguments, training, teachers=None, one_corpus=False):
@@ -138,12 +191,17 @@ def train(arguments, training, teachers=None, one_corpus=False):
         teachers (`dict[str, str]`, *optional*): folder or Hub id of the teacher of a corpus.
         one_corpus (`bool`): refuse more than one.
     """
+    if training.push_to_hub:
+        raise ValueError(
+            "--push_to_hub would push the last epoch, without the model's code. Train without it; then "
+            f"`python -m mer.scripts.push_to_hub {training.output_dir} OWNER/NAME` pushes the best model."
+        )
     pipe = load_model(arguments.model)
     splits = read_corpora(arguments.features, pipe, arguments.corpora)
     if one_corpus and len(splits["train"]) > 1:
         raise ValueError(f"A teacher has one corpus, not {', '.join(splits['train'])}; choose it with --corpora.")
     set_seed(training.seed)
-    model = pipe.model
+    model, base = pipe.model, digest(pipe.model)
     if isinstance(arguments, HeadArguments):
         model = with_new_heads(model, splits["train"], arguments.use_chords, arguments.use_mode)
     trainer = MERTrainer(
@@ -154,7 +212,10 @@ def train(arguments, training, teachers=None, one_corpus=False):
         teachers,
         processing_class=pipe.feature_extractor,
     )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(training.output_dir))
+    checkpoint = training.resume_from_checkpoint or find_checkpoint(
+        arguments, training, base, splits, trainer.teachers
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
     history = list(trainer.state.log_history)  # the evaluation below is of the best checkpoint, out of its place
     if splits["validation"]:
         metrics = trainer.evaluate()

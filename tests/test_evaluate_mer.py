@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import datasets
 import numpy as np
@@ -145,6 +146,21 @@ def test_corpora_give_the_numbers_of_their_caches(model, caches, evaluate, tmp_p
         )
         assert code == 0 and [cell["metrics"] for cell in found["cells"]] == expected
     assert len(list((tmp_path / "work").iterdir())) == 1
+
+
+def test_tracks_that_cannot_be_used_are_counted(place, model, evaluate, tmp_path):
+    shutil.copytree(place / "felt", tmp_path / "felt")
+    for i in (5, 7):
+        (tmp_path / "felt" / f"{i}.wav").write_text("no music")
+    code, shown, _, found = evaluate(
+        "--models=one", "--corpora", f"folder={tmp_path / 'felt'}", "--scale=0-1", f"--work={tmp_path / 'work'}"
+    )
+    cell = found["cells"][0]
+    assert code == 0 and (cell["tracks"], cell["unreadable"]) == (TRACKS - 4 - 2, 2)
+    line = next(line for line in shown.splitlines() if line.startswith("  folder: "))
+    assert "2 could not be used, see" in line and "unreadable.jsonl" in line and "5.wav" in line
+    _, shown, _, found = evaluate("--models=one", f"--features=again={cell['features']}")
+    assert found["cells"][0]["unreadable"] == 2 and "2 could not be used" in shown
 
 
 def test_splits(model, caches, evaluate):

@@ -321,6 +321,15 @@ def test_cache_made_anew_in_the_same_place_is_read_anew(tiny_model, deaf, music,
         assert load_features(tmp_path / "cache")["valence"][:] == [valence]
 
 
+@pytest.mark.parametrize("name", ["run[1]", "ru*", "what?", "run{1}"])
+def test_a_folders_name_is_no_pattern(tiny_model, deaf, music, tmp_path, name):
+    for place, valence in (("run1", 2.0), (name, 8.0)):
+        rows = [{"track_id": place, "audio": music / "0.wav", "valence": valence}]
+        extract_features(rows, tiny_model, deaf, tmp_path / place)
+    assert load_features(tmp_path / name)["track_id"][:] == [name]
+    assert load_features(tmp_path / name)["valence"][:] == [8.0]
+
+
 def test_caches_that_cannot_be_opened(tiny_model, deaf, music, tmp_path):
     with pytest.raises(FeatureCacheError, match="no feature cache"):
         load_features(tmp_path)

@@ -91,8 +91,12 @@ def make_config(**kwargs):
 
 
 def make_model(seed=0, **kwargs):
+    """Random heads by `seed`, and the same encoder, whose embeddings the made-up corpora are taken for."""
     torch.manual_seed(seed)
-    return MERForAudioClassification(make_config(**kwargs))
+    model = MERForAudioClassification(make_config(**kwargs))
+    torch.manual_seed(0)
+    model.mer.encoder.load_state_dict(MERForAudioClassification(make_config(**kwargs)).mer.encoder.state_dict())
+    return model
 
 
 def make_arguments(folder, **kwargs):
@@ -291,10 +295,13 @@ def test_everything_that_does_not_fit_is_listed_at_once(tmp_path):
         "half": make_corpus(teacher=("valence_arousal",)).map(lambda row: {"teacher_valence_arousal": [0.5, 0.5]}),
     }
     tags = [f"tag{i}" for i in range(56)]
+    other = make_model(layers=(2, 1))
+    torch.nn.init.zeros_(other.mer.encoder.projection.bias)
     teachers = {
         "odd": make_model(id2label=dict(enumerate(tags))),
         "both": make_model(valence_arousal_range=(-1, 1), layers=(2,)),
         "gone": make_model(),
+        "half": other,
         "narrow": str(tmp_path / "nothing"),
     }
     evaluation = {"odd": make_corpus().select([]), "bare": make_corpus(kinds=())}
@@ -316,6 +323,8 @@ def test_everything_that_does_not_fit_is_listed_at_once(tmp_path):
         "teacher of both: its scale of valence and arousal are [-1, 1], the student's [1.0, 9.0]",
         "teacher of both: its features are 16 wide, the student's 32 wide",
         "teacher of gone: no such corpus is trained on",
+        "teacher of half: its encoder or its layers are not the student's",
+        "layers ([2, 1] there, [1, 2] here)",
         "teacher of narrow: cannot be loaded",
     ):
         assert cause in message
@@ -373,6 +382,39 @@ def test_the_score_is_balanced_over_kinds_of_label_and_leaves_out_what_is_not_de
     assert combined_score(metrics) == pytest.approx(((0.5 + 0.3) / 2 + 0.1) / 2)
     with pytest.raises(ValueError, match="No corpus"):
         combined_score({"constant": metrics["constant"]})
+
+
+@pytest.mark.parametrize(
+    ("corpus", "cause"),
+    [
+        (make_corpus(1), "too few tracks to choose the best checkpoint by"),
+        (make_corpus(8).map(lambda row: {"arousal": 3.0}), "too few tracks to choose the best checkpoint by"),
+        (make_corpus(1, kinds=("mood",)), "too few tracks to choose the best checkpoint by"),
+        (make_corpus(8, kinds=("mood",)).map(lambda row: {"mood_labels": [0.5] * 56}), "mood_labels must be 0 or 1"),
+        (
+            make_corpus(8, kinds=("mood",)).map(lambda row: {"mood_labels": [float("nan")] + [0.0] * 55}),
+            "mood_labels must be 0 or 1",
+        ),
+        (make_corpus(1, kinds=("quadrant",)), None),
+        (make_corpus(2), None),
+        (make_corpus(4, kinds=("mood",)), None),
+    ],
+)
+def test_what_no_score_can_be_given_to_is_refused_before_training(tmp_path, corpus, cause):
+    if cause is None:
+        assert np.isfinite(make_trainer(tmp_path, evaluation={"mine": corpus}).evaluate()["eval_score"])
+        return
+    with pytest.raises(ValueError, match=cause):
+        make_trainer(tmp_path, evaluation={"mine": corpus})
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("score", True), ("deam_loss", False), ("deam_valence_rmse", False), ("jamendo_ece", False)]
+)
+def test_less_of_an_error_is_better(tmp_path, metric, greater):
+    assert make_arguments(tmp_path, metric_for_best_model=metric).greater_is_better is greater
+    given = make_arguments(tmp_path, metric_for_best_model=metric, greater_is_better=not greater)
+    assert given.greater_is_better is not greater
 
 
 def test_the_best_checkpoint_is_kept_and_training_stops_early(tmp_path):
@@ -473,6 +515,32 @@ def test_loading_in_other_processes_changes_nothing(tmp_path):
     elsewhere = make_trainer(tmp_path, random_segments=True, dataloader_num_workers=1)
     here.train(), elsewhere.train()
     assert history(here, "loss") == history(elsewhere, "loss")
+
+
+def test_workers_that_stay_load_each_corpus(tmp_path):
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    timings = ("runtime", "per_second", "preparation")
+    here, elsewhere = (
+        {name: value for name, value in trainer.evaluate().items() if not any(word in name for word in timings)}
+        for trainer in (evaluated(tmp_path), evaluated(tmp_path, **options))
+    )
+    assert here == elsewhere and here["eval_deam_loss"] != here["eval_jamendo_loss"]
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved_and_the_encoder_kept(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, auto_find_batch_size=True, save_strategy="epoch")
+    step, encoder = trainer.training_step, weights(trainer.model.mer.encoder)
+
+    def tight(model, inputs, *args):
+        if len(inputs["mode_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return step(model, inputs, *args)
+
+    monkeypatch.setattr(trainer, "training_step", tight)
+    trainer.train()
+    assert trainer.state.train_batch_size == 2
+    saved = MERForAudioClassification.from_pretrained(last_checkpoint(tmp_path)).mer.encoder.state_dict()
+    assert saved.keys() == encoder.keys() and all(torch.equal(saved[name], encoder[name]) for name in saved)
 
 
 def run_processes(folder, count, batch_size):
@@ -663,13 +731,46 @@ def test_fine_tuning_with_the_encoder_by_command(caches, tmp_path):
         check_features(caches / "deam", tuned.model, tuned.feature_extractor)
 
 
+def test_a_folder_of_another_run_is_refused(caches, tmp_path, capsys):
+    words = ["--model", f"{caches}/model", "--num_train_epochs", "1", "--use_cpu", "True", "--disable_tqdm", "True"]
+    deam = ["--features", f"{caches}/deam", "--output_dir", str(tmp_path / "run")]
+    assert finetune.main([*deam, *words]) == 0
+    teacher = (tmp_path / "run/model.safetensors").read_bytes()
+    assert finetune.main([*deam, *words]) == 0  # goes on behind its last step
+    pipe = load_pipeline(str(caches / "model"))
+    rows = load_features(caches / "deam").select_columns(["track_id", "audio", "corpus", "split", "valence", "arousal"])
+    relabelled = [row | {"valence": 9.0 - row["valence"] / 2} for row in rows]
+    extract_features(relabelled, pipe.model, pipe.feature_extractor, tmp_path / "new", reuse=caches / "deam")
+    capsys.readouterr()
+    for command, change, cause in (
+        (finetune, ["--learning_rate", "0.05"], "options.learning_rate (0.0001 there, 0.05 here)"),
+        (finetune, ["--features", str(tmp_path / "new")], "rows (["),
+        (finetune, ["--model", str(tmp_path / "run")], "model ("),
+        (train_teacher, [], "new_heads (None there, [True, True] here)"),
+        (distill, ["--teachers", f"deam={tmp_path}/run"], "teachers.deam (None there"),
+    ):
+        assert command.main([*deam, *words, *change]) == 1
+        error = capsys.readouterr().err
+        assert cause in error and "another run left its checkpoints here" in error
+    assert (tmp_path / "run/model.safetensors").read_bytes() == teacher
+    assert finetune.main([*deam, *words, "--num_train_epochs", "2"]) == 0  # the same run, longer
+    assert json.loads((tmp_path / "run/training_run.json").read_text())["epochs"] == 2
+
+
+def test_pushing_while_training_is_refused(caches, tmp_path, capsys):
+    words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--use_cpu", "True", "--push_to_hub", "True"]
+    assert finetune.main([*words, "--output_dir", str(tmp_path / "run")]) == 1
+    assert "mer.scripts.push_to_hub" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("option", "value"), [("use_chords", "chord_encoder"), ("use_mode", None)])
 def test_new_heads_without_chords_or_mode(caches, tmp_path, option, value):
     words = ["--features", f"{caches}/deam", "--model", f"{caches}/model", "--num_train_epochs", "1"]
     words += ["--use_cpu", "True"]
     assert train_teacher.main([*words, f"--{option}", "False", "--output_dir", str(tmp_path)]) == 0
     model = MERForAudioClassification.from_pretrained(tmp_path)
-    assert not getattr(model.config, option) and model.mer.trunk.in_features == WIDTH + (1 if value else 8)
+    assert not getattr(model.config, option)
+    assert model.mer.trunk.in_features == WIDTH + (1 if value else 8)
 
 
 def test_what_was_fitted_to_other_heads_is_left_behind(tiny_model):
@@ -677,6 +778,13 @@ def test_what_was_fitted_to_other_heads_is_left_behind(tiny_model):
     config = train_teacher.with_new_heads(tiny_model, {"deam": {"mood_labels": [None, None]}}).config
     assert config.thresholds is None and config.quadrant_temperature == 1
     assert tiny_model.config.quadrant_temperature == 2.5
+
+
+@pytest.mark.parametrize("use_chords", [True, False])
+def test_heads_without_chords_read_no_number_about_them(use_chords):
+    base, train = make_model(use_chord_statistics=True), {"deam": {"mood_labels": [None]}}
+    config = train_teacher.with_new_heads(base, train, use_chords=use_chords).config
+    assert config.use_chords == config.use_chord_statistics == use_chords
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ A cache is a folder: `features.json`, the fingerprint of everything that determi
 and model that serve, [`load_features`] opens it, and [`FeatureCollator`] makes batches for the model of its rows.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -179,32 +180,55 @@ def load_features(folder):
     filled = [str(path) for path in shards if pq.read_metadata(path).num_rows]  # datasets cannot read an empty file
     if not filled:
         raise FeatureCacheError(f"{folder}: holds no track; {UNREADABLE_FILE} there says what was wrong with each.")
-    return Dataset.from_parquet(filled).remove_columns("row_index")
+    # A path is a pattern to datasets.
+    return Dataset.from_parquet([*map(glob.escape, filled)]).remove_columns("row_index")
 
 
 def model_fingerprint(model, extractor):
     """What of a model and an extractor determines features, and what features there are: a `dict` for JSON, equal if and
     only if they are."""
+    fingerprint = encoder_fingerprint(model) | {"extractor": extractor.to_dict(), "columns": list(COMPUTED)}
+    return json.loads(json.dumps(fingerprint))
+
+
+def encoder_fingerprint(model):
+    """What of a model determines its embeddings, a `dict` for JSON: encoder, digest of its weights, layers."""
     encoder = model.base_model.encoder
     provenance = ("_name_or_path", "architectures", "dtype", "transformers_version")  # differ after loading
     settings = {name: value for name, value in encoder.config.to_diff_dict().items() if name not in provenance}
-    weights = sorted(encoder.state_dict().items())
+    layers = list(model.config.layers)
+    return json.loads(json.dumps({"encoder": settings, "encoder_weights": digest(encoder), "layers": layers}))
+
+
+def digest(module):
+    """SHA-256 of all weights and buffers of a module, in hexadecimal digits."""
     parts = (
         part
-        for name, tensor in weights
+        for name, tensor in sorted(module.state_dict().items())
         for part in (
             f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode(),
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data,
         )
     )
-    fingerprint = {
-        "encoder": settings,
-        "encoder_weights": _hash(parts),
-        "layers": list(model.config.layers),
-        "extractor": extractor.to_dict(),
-        "columns": list(COMPUTED),
-    }
-    return json.loads(json.dumps(fingerprint))
+    return _hash(parts)
+
+
+def read_rows_digest(folder):
+    """The digest of all rows, labels and splits with them, that a cache was made of."""
+    return _read_fingerprint(Path(folder))["rows"]
+
+
+def read_unreadable(folder):
+    """Tracks that have no features in a cache, as [`ExtractionReport`] has them."""
+    path = Path(folder, UNREADABLE_FILE)
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    return [json.loads(line) for line in lines if line]
+
+
+def say_unreadable(folder):
+    """A phrase on those tracks, to stand behind how many have features; empty if all have."""
+    found = read_unreadable(folder)
+    return f"; {len(found)} could not be used, see {Path(folder, UNREADABLE_FILE)}: {found[0]['error']}" if found else ""
 
 
 def check_features(folder, model, extractor):
@@ -452,19 +476,23 @@ def _flat(values, prefix=""):
 
 def _compare(folder, expected):
     """Raise unless the cache's fingerprint says what `expected` does, in all that `expected` speaks of."""
-    stored = _read_fingerprint(folder)
-    there = dict(_flat({name: stored.get(name) for name in expected}))
-    here = dict(_flat(expected))
-    differing = [
-        f"{name} ({_short(there.get(name))} there, {_short(here.get(name))} here)"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
-    ]
+    differing = differences(_read_fingerprint(folder), expected)
     if differing:
         raise FeatureCacheError(
             f"{folder}: its features were made from something else: {', '.join(differing)}. Use another folder, or "
             "delete this one to make them anew."
         )
+
+
+def differences(stored, expected):
+    """In what a stored fingerprint is not as expected, a phrase each, of all that `expected` speaks of."""
+    there = dict(_flat({name: stored.get(name) for name in expected}))
+    here = dict(_flat(expected))
+    return [
+        f"{name} ({_short(there.get(name))} there, {_short(here.get(name))} here)"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
 
 
 def _short(value):
@@ -473,6 +501,7 @@ def _short(value):
 
 
 __all__ = [
-    "ExtractionReport", "FeatureCacheError", "FeatureCollator", "check_features", "extract_features", "load_features",
-    "model_fingerprint",
+    "ExtractionReport", "FeatureCacheError", "FeatureCollator", "check_features", "differences", "digest",
+    "encoder_fingerprint", "extract_features", "load_features", "model_fingerprint", "read_rows_digest",
+    "read_unreadable", "say_unreadable",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ from ..configuration_mer import QUADRANTS
 from ..feature_extraction_mer import load_audio
 from ..modeling_mer import MERForAudioClassification
 from .augmentation import WaveformAugmentation
-from .features import FeatureCollator
+from .features import FeatureCollator, differences, encoder_fingerprint
 from .losses import (
     PRESETS,
     distillation_mix,
@@ -69,7 +69,6 @@ class MERTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default="score", metadata={"help": "What the best checkpoint is best at; see MERTrainer.combined_score."}
     )
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that is better."})
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Whether a resumed run goes on counting the patience of early stopping."}
     )
@@ -117,6 +116,8 @@ class MERTrainingArguments(TrainingArguments):
     early_stopping_threshold: float = field(default=1e-4, metadata={"help": "Least gain that counts as better."})
 
     def __post_init__(self):
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(("_rmse", "_ece")):
+            self.greater_is_better = False  # as the Trainer itself has it of a loss
         super().__post_init__()
         if self.sampling not in STRATEGIES:
             raise ValueError(f"sampling must be one of {', '.join(STRATEGIES)}, not {self.sampling!r}.")
@@ -221,7 +222,8 @@ class _EncoderAside(TrainerCallback):
     encoder = None
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
-        self.encoder, model.mer.encoder = model.mer.encoder, None
+        if model.mer.encoder is not None:  # it is aside after a step that ran out of memory
+            self.encoder, model.mer.encoder = model.mer.encoder, None
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         model.mer.encoder = self.encoder
@@ -270,7 +272,9 @@ class MERTrainer(Trainer):
                 problems.append(f"teacher of {corpus}: cannot be loaded: {error}")
         problems += check_fit(model, train_dataset, eval_dataset or {}, loaded)
         self.extractor = kwargs.get("processing_class") if args.encoder_learning_rate is not None else None
-        if args.encoder_learning_rate is not None:
+        if args.encoder_learning_rate is None:
+            problems += _encoder_problems(model, loaded)
+        else:
             problems += _audio_problems(self.extractor, train_dataset | (eval_dataset or {}))
         if problems:
             raise ValueError("These do not fit together:\n" + "\n".join(f"- {problem}" for problem in problems))
@@ -422,6 +426,8 @@ class MERTrainer(Trainer):
         metrics, by_corpus = {}, {}
         for corpus, dataset in (self.eval_dataset if eval_dataset is None else eval_dataset).items():
             prefix = f"{metric_key_prefix}_{corpus}"
+            # With persistent workers the Trainer keeps one loader for evaluation, whatever it is to load.
+            self.__dict__.pop("_eval_dataloaders", None)
             loader = self.get_eval_dataloader(self._heard(dataset))
             found = self.evaluation_loop(
                 loader, "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
@@ -481,6 +487,18 @@ def _audio_problems(extractor, datasets):
     ]
 
 
+def _encoder_problems(model, teachers):
+    # Teachers that never heard what the student's encoder says: they are given its cached embeddings.
+    own = encoder_fingerprint(model) if teachers else None
+    found = {id(teacher): encoder_fingerprint(teacher) for teacher in teachers.values()}
+    return [
+        f"teacher of {corpus}: its encoder or its layers are not the student's, whose cached embeddings it would hear "
+        f"({', '.join(different)})"
+        for corpus, teacher in teachers.items()
+        if (different := differences(found[id(teacher)], own))
+    ]
+
+
 def _load_teacher(teacher, loaded, teachers):
     if not isinstance(teacher, (str, Path)):
         return teacher
@@ -502,6 +520,16 @@ def taught_heads(dataset, live):
         tasks = set(labelled_tasks(dataset))
         return {"mood"} & tasks | ({"valence_arousal"} if {"valence_arousal", "quadrant"} & tasks else set())
     return {column.removeprefix("teacher_") for column in TEACHER_COLUMNS if len(_known(dataset, column))}
+
+
+def _has_score(dataset):
+    # Whether `combined_score` is defined of it, whatever is predicted.
+    if len(_known(dataset, "quadrant")):
+        return True
+    if all(len(set(np.asarray(_known(dataset, axis)).tolist())) > 1 for axis in ("valence", "arousal")):
+        return True
+    tags = [row.as_py() for row in _known(dataset, "mood_labels")]
+    return len(tags) > 0 and bool(np.ptp(tags, axis=0).any())
 
 
 def _known(dataset, column):
@@ -530,6 +558,15 @@ def check_fit(model, train, evaluation, teachers):
     for corpus, dataset in evaluation.items():
         if len(dataset) and not labelled_tasks(dataset):
             problems.append(f"evaluation features of {corpus}: no labels to be evaluated on")
+        known = _known(dataset, "mood_labels")
+        if len(known) and not np.isin(pc.list_flatten(known).to_numpy(zero_copy_only=False), (0, 1)).all():
+            problems.append(f"evaluation features of {corpus}: mood_labels must be 0 or 1 to be evaluated on")
+    if any(map(labelled_tasks, evaluation.values())) and not any(map(_has_score, evaluation.values())):
+        problems.append(
+            "evaluation features: too few tracks to choose the best checkpoint by; there must be two different values "
+            "of valence and of arousal, a tag that some tracks have and others not, or a quadrant: put more tracks "
+            "into the validation split"
+        )
     for corpus, dataset in train.items():
         if len(dataset) and not labelled_tasks(dataset) and not taught_heads(dataset, live=False):
             problems.append(f"training features of {corpus}: no labels and no teacher columns, so nothing to learn")
@@ -630,7 +667,7 @@ def combined_score(metrics):
         if scores:
             means.append(np.mean(scores))
     if not means:
-        raise ValueError("No corpus has labels to be evaluated on.")
+        raise ValueError("No corpus has a score that is defined; put more tracks into the validation split.")
     return float(np.mean(means))
 
 
