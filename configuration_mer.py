@@ -181,6 +181,22 @@ class MERConfig(PreTrainedConfig):
         kwargs["auto_map"] = dict(AUTO_MAP)
         kwargs["custom_pipelines"] = copy.deepcopy(CUSTOM_PIPELINES)
         super().__post_init__(**kwargs)
+        self.label2id = self.label2id or {tag: index for index, tag in self.id2label.items()}
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers. Given other tags than the dictionary's (`id2label`, `num_labels`), it leaves out what was
+        fitted to its own: `thresholds` and `tag_positive_rates`."""
+        own = [*(config_dict.get("id2label") or dict(enumerate(MOOD_TAGS))).values()]
+        given = kwargs.get("id2label")
+        if (given is not None and [*given.values()] != own) or kwargs.get("num_labels", len(own)) != len(own):
+            names = ("id2label", "label2id", "thresholds", "tag_positive_rates")
+            config_dict = config_dict | {name: kwargs.get(name) for name in names}
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self):
+        """As in transformers, which would leave out two tags without names, its own default."""
+        return super().to_diff_dict() | {"id2label": dict(self.id2label), "label2id": dict(self.label2id)}
 
     def validate_architecture(self):
         """Refuse values that contradict each other; the sentence names the field."""
@@ -212,7 +228,9 @@ class MERConfig(PreTrainedConfig):
             if rates is None:
                 continue
             if len(rates) != self.num_labels:
-                raise ValueError(f"{name} has {len(rates)} values for {self.num_labels} tags.")
+                raise ValueError(
+                    f"{name} has {len(rates)} values for {self.num_labels} tags; set it to None, with other tags."
+                )
             if not all((0 < rate if least == "above 0" else 0 <= rate) and rate <= 1 for rate in rates):
                 raise ValueError(f"{name} must lie {least} up to 1.")
 

@@ -35,6 +35,7 @@ MAX_CHANNELS = 8
 RESAMPLERS = ("soxr", "torchaudio")
 FORMATS = "wav, flac, ogg, opus, mp3, aiff"
 _BLOCK = 1 << 20  # frames decoded at once
+_LONGEST = 24 * 3600  # seconds; a header that states more, as a FLAC's from a pipe does, does not know
 _ENCODED = (bytes, bytearray, memoryview)
 # Sizes that a WAV written to a pipe states: ffmpeg's, and those around 2 GiB of SoX (whole blocks) and arecord.
 _STREAMED = {0, 0xFFFFFFFF, *range(0x7FFFEF00, 0x80000001)}
@@ -151,7 +152,10 @@ def _decode(file, name):
     try:
         with soundfile.SoundFile(file) as audio:
             _check_layout(name, audio.channels, audio.samplerate)
-            waveform = np.empty(max(audio.frames, 0), dtype=np.float32)
+            known = audio.frames < _LONGEST * audio.samplerate
+            if not known:
+                audio.seekable = lambda: False  # soundfile seeks behind every block, which needs a length
+            waveform = np.empty(max(audio.frames, 0) if known else _BLOCK, dtype=np.float32)
             filled = 0
             while True:
                 block = audio.read(_BLOCK, dtype="float32", always_2d=True)
@@ -169,7 +173,7 @@ def _decode(file, name):
                         "for instance with `ffmpeg -i IN -c copy OUT.mp3`."
                     )
             # Encoders' delay makes an MP3 a little shorter than stated; a cut one lacks far more.
-            elif filled < 0.98 * audio.frames - audio.samplerate / 10:
+            elif known and filled < 0.98 * audio.frames - audio.samplerate / 10:
                 raise truncated
             stated = re.search(r"^\s*(?:data|SSND)\s*: (\d+) \(should be \d+\)", audio.extra_info, re.MULTILINE)
             if stated and int(stated[1]) not in _STREAMED:
@@ -323,6 +327,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
         many = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         clips = raw_speech if many else [raw_speech]
         waveforms = [load_audio(clip, sampling_rate)[0] for clip in clips]
+        sampling_rate = int(sampling_rate)  # not one of numpy, or 44100.0
         if harmony is None:
             # One thread beside this one: chords are recognised while the segments are made.
             with ThreadPoolExecutor(1) as executor:
@@ -354,7 +359,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
         Returns:
             `dict` of `input_values (B, S, T)` float32 zero-padded, `segment_mask` and `lengths (B, S)` int64.
         """
-        size = round(self.segment_seconds * self.sampling_rate)
+        sampling_rate, size = int(sampling_rate), round(self.segment_seconds * self.sampling_rate)
         samples = [-(-len(waveform) * self.sampling_rate // sampling_rate) for waveform in waveforms]
         for clip, count in enumerate(samples):
             if 0 < count % size < MIN_SECONDS * self.sampling_rate and count > size:
@@ -376,6 +381,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
 
     def resample(self, waveform, sampling_rate):
         """A mono waveform `(n,)` float32 at the encoder's rate, as [`segment`] cuts it; itself if it has that rate."""
+        sampling_rate = int(sampling_rate)
         if sampling_rate == self.sampling_rate:
             return waveform
         resampled = np.zeros(-(-len(waveform) * self.sampling_rate // sampling_rate), dtype=np.float32)

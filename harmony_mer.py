@@ -38,7 +38,7 @@ _SHORTHANDS = {
     "3 #5": ("aug", "+"),
     "3 5 7": ("maj7", "M7", "ma7", "Δ", "Δ7", "^", "^7", "maj9", "M9", "maj11", "maj13", "M11", "M13"),
     "b3 5 b7": ("min7", "m7", "mi7", "-7", "min9", "m9", "min11", "m11", "min13", "m13"),
-    "3 5 b7": ("7", "dom7", "9", "11", "13"),
+    "3 5 b7": ("7", "dom7", "9", "11", "13", "7alt", "alt"),
     "b3 b5 bb7": ("dim7", "o7", "°7"),
     "b3 b5 b7": ("hdim7", "hdim", "ø", "ø7", "m7b5", "min7b5", "-7b5"),
     "b3 5 7": ("minmaj7", "mM7", "mmaj7", "minM7"),
@@ -58,7 +58,9 @@ _DEGREE = r"[#b]{0,7}[1-9]\d?"
 _CHORD = re.compile(
     rf"{_ROOT}:?(?P<shorthand>6/9|[^:/(),\s]{{0,9}})(?:\((?P<intervals>[^()]*)\))?(?:/(?:{_DEGREE}|[A-G][#b]{{0,7}}))?"
 )
-_INTERVAL = re.compile(rf"(?P<omit>\*?)(?P<degree>{_DEGREE})")
+_INTERVAL = re.compile(rf"(\*|add|maj|no|omit)?({_DEGREE})")
+# What lead sheets put behind a shorthand: "b9" of "7b9", "add11", "no3".
+_ALTERATION = re.compile(r"((?=[#b])|add|no|omit)([#b]?(?:1[13]|[2-79]))")
 _KEY = re.compile(_ROOT + r"[\s:]*(?P<mode>.*)")
 # Weights (mode, root above the tonic, major or minor) of the chords of a key: the triads of its scale, and in minor
 # also the major dominant, which tells it from its relative major. The tonic counts twice.
@@ -139,12 +141,32 @@ def _reduce(degrees):
     return "maj6" if "6" in degrees else "maj"
 
 
+def _change(degrees, how, degree):
+    (degrees.discard if how in ("*", "no", "omit") else degrees.add)(degree)
+
+
+def _spelled(shorthand):
+    """Degrees of a shorthand, or of its longest beginning that only alterations stand behind; `None`: not known."""
+    for end in range(len(shorthand), -1, -1):
+        base, rest = shorthand[:end], shorthand[end:]
+        known = _DEGREES.get(base, _DEGREES.get(base.lower()))
+        alterations = _ALTERATION.findall(rest)
+        if known is not None and "".join(how + degree for how, degree in alterations) == rest:
+            degrees = set(known)
+            for how, degree in alterations:
+                if degree in ("b5", "#5"):
+                    degrees.discard("5")
+                _change(degrees, how, degree)
+            return degrees
+    return None
+
+
 def parse_chord(label: str) -> tuple[int, int]:
     """Ids of a chord label in `CHORD_ROOTS` and `CHORD_QUALITIES`.
 
-    Reads Harte's syntax (`"Bb:min7/b3"`, `"C:maj(9)"`, `"G:(1,3,5,b7)"`) and lead-sheet spellings (`"Am"`,
-    `"F#m7b5"`). Bass and degrees above the seventh are dropped, enharmonic roots are one. What has no entry of its own
-    goes to the nearest: a ninth to its seventh, `minmaj7` to `min`, a power chord or a single root to `maj`.
+    Reads Harte's syntax (`"Bb:min7/b3"`, `"C:maj(9)"`, `"G:(1,3,5,b7)"`) and lead-sheet spellings (`"Am"`, `"F#m7b5"`,
+    `"C7b9"`, `"Dm(maj7)"`). Bass and degrees above the seventh are dropped, enharmonic roots are one. What has no entry
+    of its own goes to the nearest: a ninth to its seventh, `minmaj7` to `min`, a power chord or a single root to `maj`.
 
     Returns:
         `(root_id, quality_id)`; `(0, 0)` for no chord and for anything that is not a chord label. Never raises.
@@ -153,7 +175,7 @@ def parse_chord(label: str) -> tuple[int, int]:
     if match is None:
         return 0, 0
     shorthand, intervals = match["shorthand"], match["intervals"]
-    degrees = _DEGREES.get(shorthand, _DEGREES.get(shorthand.lower()))
+    degrees = _spelled(shorthand)
     if degrees is None:
         return 0, 0
     if intervals is not None:
@@ -163,7 +185,7 @@ def parse_chord(label: str) -> tuple[int, int]:
             found = _INTERVAL.fullmatch(interval.strip())
             if found is None:
                 return 0, 0
-            (degrees.discard if found["omit"] else degrees.add)(found["degree"])
+            _change(degrees, *found.groups())
     return 1 + _pitch_class(match), CHORD_QUALITIES.index(_reduce(degrees))
 
 

@@ -141,7 +141,9 @@ class MERMelEncoder(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        return (self.mel_filters.float() @ torch.view_as_real(spectrum).square().sum(-1) + 1e-2).log()
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        with torch.autocast(input_values.device.type, enabled=False):  # power is beyond what float16 holds
+            return (self.mel_filters.float() @ power + 1e-2).log()
 
     def forward_mel(self, log_mel):
         """Log mel power (N, num_mel_bins, frames) -> hidden states (N, frames / 8, hidden): stem, then each layer."""
@@ -218,7 +220,13 @@ class _TiledConvolutions:
     """
 
     def forward(self, input_values):
-        if not _plain_inference(input_values):
+        head = self.conv_layers[0]
+        norm = getattr(head, "layer_norm", None)
+        folded = isinstance(norm, nn.GroupNorm)
+        plain = all(map(_unhooked, self.conv_layers)) and not (
+            folded and not (_computes_as(head.conv, nn.Conv1d) and _computes_as(norm, nn.GroupNorm))
+        )
+        if not plain or not _plain_inference(input_values):
             return super().forward(input_values)
         tiled, rest = self.conv_layers[:TILED_LAYERS], self.conv_layers[TILED_LAYERS:]
         field, hop = 1, 1
@@ -229,7 +237,7 @@ class _TiledConvolutions:
         clips = []
         for clip in input_values[:, None]:
             head, *layers = tiled
-            if isinstance(getattr(head, "layer_norm", None), nn.GroupNorm):
+            if folded:
                 head = self._with_norm(head, clip[0])
             tiles = []
             for first in range(0, frames, TILE_FRAMES):
@@ -265,7 +273,8 @@ class _FourierPositions:
     """
 
     def forward(self, hidden_states):
-        if getattr(self, "batch_norm", None) is not None or not _plain_inference(hidden_states):
+        plain = getattr(self, "batch_norm", None) is None and _computes_as(self.conv, nn.Conv1d)
+        if not plain or not _plain_inference(hidden_states):
             return super().forward(hidden_states)
         weight = self.conv.weight.float()
         groups, (channels, inputs, kernel) = self.conv.groups, weight.shape
@@ -293,9 +302,10 @@ class _ConvolvedFeedForward:
     """
 
     def forward(self, hidden_states):
-        if self.training or hidden_states.dtype != torch.float32 or not _plain_inference(hidden_states):
-            return super().forward(hidden_states)
         wide = self.intermediate_dense
+        plain = not self.training and hidden_states.dtype == torch.float32 and _computes_as(wide, nn.Linear)
+        if not plain or not _plain_inference(hidden_states):
+            return super().forward(hidden_states)
         features = nn.functional.conv1d(hidden_states.transpose(1, 2), wide.weight[:, :, None], wide.bias)
         return self.output_dense(self.intermediate_act_fn(features).transpose(1, 2))
 
@@ -328,6 +338,15 @@ def _plain_inference(values):
     return values.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
 
 
+def _unhooked(module):
+    return not module._forward_hooks and not module._forward_pre_hooks
+
+
+def _computes_as(module, kind):
+    # Not where an adapter, a quantised layer or a hook has taken its place, which its weight alone does not know of.
+    return getattr(module.forward, "__func__", None) is kind.forward and _unhooked(module)
+
+
 def _quicken(encoder):
     """Let a waveform encoder of transformers use the faster computations above, where it has what they replace."""
     modules = [(getattr(encoder, "feature_extractor", None), _TiledConvolutions)]
@@ -352,6 +371,10 @@ class MERPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["MERMelBlock", "MERChordEncoder", "HubertEncoderLayer"]
 
+    def __init__(self, config, *args, **kwargs):
+        config.validate()  # what was set after it was made
+        super().__init__(config, *args, **kwargs)
+
     def push_to_hub(self, repo_id, *, feature_extractor=None, **kwargs):
         """As in transformers, and the feature extractor beside the model, so that the repository works by its id.
 
@@ -370,6 +393,8 @@ class MERPreTrainedModel(PreTrainedModel):
             except OSError as error:
                 raise ValueError("Give feature_extractor: where the model was loaded from, there is none.") from error
         pushed = super().push_to_hub(repo_id, **kwargs)
+        if kwargs.get("create_pr"):  # into the same pull request
+            kwargs |= {"create_pr": False, "revision": pushed.pr_revision}
         shared = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
         feature_extractor.push_to_hub(repo_id, **{name: kwargs[name] for name in shared if name in kwargs})
         return pushed

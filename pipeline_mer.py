@@ -43,8 +43,14 @@ class _Harmony:
         return self._value
 
     def __getstate__(self):
-        # A worker process of a DataLoader hands over the result.
-        return {"_value": self.result(), "_error": None, "_thread": None}
+        # A worker process of a DataLoader hands over the result, or what went wrong, as an error that surely gets there.
+        if self._thread is not None:
+            self._thread.join()
+        error = self._error
+        if error is not None:
+            kinds = (kind for kind in (ImportError, OSError, ValueError) if isinstance(error, kind))
+            error = next(kinds, RuntimeError)(str(error) or type(error).__name__)
+        return {"_value": self._value, "_error": error, "_thread": None}
 
 
 def curve_hop(curve, hop=None):

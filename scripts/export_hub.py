@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import MERFeatureExtractor, MERForAudioClassification
 from ..feature_extraction_mer import RESAMPLERS
 from .model_card import make_card
-from .predict import EMBEDDED_MODEL, one_line
+from .predict import EMBEDDED_MODEL, load_pipeline, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,9 +57,9 @@ def main(argv=None):
             model = MERForAudioClassification.from_encoder(args.encoder, args.layers)
             extractor = MERFeatureExtractor.from_encoder(args.encoder, **options)
         else:
-            model = MERForAudioClassification.from_pretrained(args.model)
+            model = load_pipeline(args.model).model
             extractor = MERFeatureExtractor.from_pretrained(args.model, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         print(f"export_hub: {one_line(error)}", file=sys.stderr)
         return 1
     own = Path(args.model, "README.md")

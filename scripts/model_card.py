@@ -65,7 +65,12 @@ def make_card(model, record=None, repo_id=PLACEHOLDER, origin=None):
         or None,
     )
     kind = "compact log-mel network" if encoder.model_type == MERMelConfig.model_type else encoder.model_type
-    inputs = [text for text, used in (("chords", config.use_chords), ("mode", config.use_mode)) if used]
+    read = (
+        ("chords", config.use_chords),
+        ("four numbers about them", config.use_chord_statistics),
+        ("mode", config.use_mode),
+    )
+    inputs = [text for text, used in read if used]
     lines = [
         f"# {repo_id}",
         "",
@@ -87,7 +92,7 @@ def make_card(model, record=None, repo_id=PLACEHOLDER, origin=None):
         f"- Encoder: {kind}, layers {', '.join(map(str, config.layers))}; segments weigh by "
         f"{'their length' if config.segment_pooling == 'duration' else 'equal parts'}; {parameters:.1f} million "
         "parameters in all.",
-        f"- The heads also read: {' and '.join(inputs) or 'nothing else'}.",
+        f"- The heads also read: {', '.join(inputs) or 'nothing else'}.",
         f"- {config.num_labels} tags: {', '.join(config.id2label.values())}.",
         f"- Valence and arousal: on {config.valence_arousal_range[0]:g} to {config.valence_arousal_range[1]:g}.",
         f"- Decision thresholds of the tags: {_thresholds(config)}",
@@ -116,7 +121,7 @@ def make_card(model, record=None, repo_id=PLACEHOLDER, origin=None):
 def _thresholds(config):
     if config.thresholds is None:
         return "none are set."
-    return ", ".join(f"{tag} {value:.2f}" for tag, value in zip(config.id2label.values(), config.thresholds)) + "."
+    return ", ".join(f"{tag} {value:.4g}" for tag, value in zip(config.id2label.values(), config.thresholds)) + "."
 
 
 def _training(record):

@@ -58,18 +58,19 @@ def lay_out(folder, out, repo_id):
     for file in [*ROOT.glob("*_mer.py"), ROOT / "LICENSE", *files]:  # the folder's own code wins
         if file.is_file():
             shutil.copyfile(file, out / file.name)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        environment = os.environ | {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", TRY, str(out.resolve())]
+        tried = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    if tried.returncode:
+        cause = tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"]
+        raise ValueError(f"{folder}: the pipeline does not open it: {cause[-1]}")
     card = out / "README.md"
     if card.is_file():  # what its author wrote there stays
         text = card.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
     else:
         text = make_card(MERForAudioClassification.from_pretrained(out), read_record(folder), repo_id)
     card.write_text(text, encoding="utf-8")
-    with tempfile.TemporaryDirectory() as elsewhere:
-        environment = os.environ | {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", TRY, str(out.resolve())]
-        tried = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
-    if tried.returncode:
-        raise ValueError(f"{folder}: the pipeline does not open it: {tried.stderr.strip().splitlines()[-1]}")
 
 
 def push(folder, repo_id, private=None, message="Upload model", revision=None):
@@ -97,7 +98,9 @@ def main(argv=None):
         if args.dry_run:
             if args.dry_run.exists() and any(args.dry_run.iterdir()):
                 raise ValueError(f"{args.dry_run}: not empty; name a new folder.")
-            lay_out(args.folder, args.dry_run, args.repo_id)
+            with tempfile.TemporaryDirectory() as out:  # a folder that does not work leaves nothing behind
+                lay_out(args.folder, out, args.repo_id)
+                shutil.copytree(out, args.dry_run, dirs_exist_ok=True)
             print(f"{args.dry_run}: {', '.join(sorted(file.name for file in args.dry_run.iterdir()))}")
         else:
             print(push(args.folder, args.repo_id, args.private, args.message, args.revision))

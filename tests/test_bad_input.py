@@ -360,6 +360,12 @@ def test_variable_bit_rate_without_a_stated_length(tmp_path, quiet_first):
         assert len(waveform) / rate == pytest.approx(20, abs=0.5)
 
 
+def _with_length(flac, samples):
+    """Its header states this many samples (36 bits of STREAMINFO; 0: not known, RFC 9639, section 8.2)."""
+    start = bytes([flac[21] & 0xF0 | samples >> 32]) + struct.pack(">I", samples & 0xFFFFFFFF)
+    return flac[:21] + start + flac[26:]
+
+
 def _five_one():
     return encoded("WAV", rate=44100, samples=music(2, 44100, channels=6))
 
@@ -377,6 +383,8 @@ GOOD_FILES = {
         wav_header(4 * 2 * RATE, bits=32) + ((music(2) * 2**30).astype("<i4") * 2).tobytes()
     ),
     "mu law.wav": lambda: encoded("WAV", 2, 8000, "ULAW"),
+    "from a pipe.flac": lambda: _with_length(encoded("FLAC", 2), 0),
+    "any length.flac": lambda: _with_length(encoded("FLAC", 2), 2**36 - 1),
     "192 kHz.flac": lambda: encoded("FLAC", 2, 192000, "PCM_24"),
     "streamed.wav": lambda: wav_header(0xFFFFFFFF, riff=0xFFFFFFFF) + pcm16(music(2)),
     "streamed by SoX.wav": lambda: wav_header(0x7FFFF000, riff=0x7FFFF024) + pcm16(music(2)),

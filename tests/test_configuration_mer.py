@@ -45,6 +45,27 @@ def test_own_tags_replace_the_default():
 
 
 @pytest.mark.parametrize(
+    ("given", "thresholds"),
+    [
+        ({"id2label": {0: "calm", 1: "tense"}, "label2id": {"calm": 0, "tense": 1}}, None),
+        ({"num_labels": 2}, None),
+        ({"num_labels": 2, "thresholds": [0.1, 0.2]}, [0.1, 0.2]),
+        ({"num_labels": 3}, None),
+        ({"num_labels": 56}, [0.5] * 56),
+        ({"id2label": dict(enumerate(MOOD_TAGS[::-1]))}, None),
+    ],
+)
+def test_other_tags_than_the_files_have_no_thresholds_of_those(tmp_path, given, thresholds):
+    MERConfig(thresholds=[0.5] * 56, tag_positive_rates=[0.1] * 56).save_pretrained(tmp_path)
+    config = MERConfig.from_pretrained(tmp_path, **given)
+    assert config.thresholds == thresholds
+    assert (config.tag_positive_rates is None) == (thresholds != [0.5] * 56)
+    config.save_pretrained(tmp_path / "again")
+    again = MERConfig.from_pretrained(tmp_path / "again")
+    assert again.id2label == config.id2label and again.label2id == config.label2id and again.thresholds == thresholds
+
+
+@pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"layers": (0,)}, "layers"),
@@ -56,7 +77,7 @@ def test_own_tags_replace_the_default():
         ({"chord_heads": 3}, "chord_heads"),
         ({"problem_type": "regression"}, "multi_label_classification"),
         ({"valence_arousal_range": (9, 1)}, "must rise"),
-        ({"thresholds": [0.5]}, "1 values for 56 tags"),
+        ({"thresholds": [0.5]}, "1 values for 56 tags; set it to None, with other tags"),
         ({"thresholds": [1.5] * 56}, "thresholds must lie"),
         ({"tag_positive_rates": [0.0] * 56}, "tag_positive_rates must lie above 0"),
         ({"encoder_config": {"model_type": "no-such"}}, "'no-such' is unknown"),

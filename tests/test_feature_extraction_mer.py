@@ -191,6 +191,15 @@ def test_long_files_are_decoded_as_a_whole(tmp_path, monkeypatch):
     np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-7)
 
 
+@pytest.mark.parametrize("rate", [44100.0, np.int64(44100), np.int32(44100), np.float64(44100)])
+def test_a_rate_of_any_number_type_is_a_rate(rate):
+    extractor = MERFeatureExtractor(harmony_recognizer=None)
+    clip = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
+    expected, found = extractor(clip, sampling_rate=44100), extractor(clip, sampling_rate=rate)
+    np.testing.assert_array_equal(found["input_values"], expected["input_values"])
+    np.testing.assert_array_equal(extractor.resample(clip, rate), extractor.resample(clip, 44100))
+
+
 def test_integers_are_scaled_to_one():
     waveform = tone(1, RATE)
     for dtype, peak in ((np.int16, 32768), (np.int32, 2**31)):

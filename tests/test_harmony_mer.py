@@ -89,6 +89,26 @@ def test_chord_labels(label, root, quality):
     assert reads_as(label) == (root, quality)
 
 
+# By hand, from how lead sheets are read: what stands behind the shorthand alters it, and is reduced as Harte's degrees.
+@pytest.mark.parametrize(
+    "label, quality",
+    [
+        ("C7b9", "7"), ("C7#9", "7"), ("C7b5", "7"), ("C7alt", "7"), ("C13b9", "7"), ("C7b9#11b13", "7"), ("C7no3", "7"),
+        ("Cmaj7#11", "maj7"), ("Cmaj7#5", "maj7"), ("C6add9", "maj6"), ("Cadd11", "maj"), ("C(add9)", "maj"),
+        ("Cm9b5", "hdim7"), ("Cm7add11", "min7"), ("Cm(maj7)", "min"), ("Cmin(maj7)", "min"), ("Cmadd11", "min"),
+        ("Cno3", "maj"), ("C7/G", "7"), ("C7b9/E", "7"),
+    ],
+)  # fmt: skip
+def test_altered_chords_of_lead_sheets(label, quality):
+    assert reads_as(label) == ("C", quality)
+    assert reads_as("F#" + label[1:]) == ("F#", quality)
+
+
+@pytest.mark.parametrize("label", ["C2", "C4", "C7b", "Cfoo", "Cfoo7b9", "C7add", "C7b99", "C7 b9", "Cb8"])
+def test_what_is_no_alteration_is_no_chord(label):
+    assert parse_chord(label) == (0, 0)
+
+
 def test_every_root_and_quality_of_the_vocabulary_reads_as_itself():
     for root in CHORD_ROOTS[1:]:
         for quality in CHORD_QUALITIES[1:]:

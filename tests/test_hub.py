@@ -337,6 +337,29 @@ def test_export_of_an_export(exported, tmp_path, capsys):
     assert json.loads((copy / "config.json").read_text())["auto_map"] == AUTO_MAP
 
 
+@pytest.mark.parametrize("exported", ["mel"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("segment_pooling", "mean", "its config.json is wrong: segment_pooling must be"),
+        ("trunk_size", 100, "its weights do not fit its config.json"),
+        (None, None, "its weights are damaged"),
+    ],
+)
+def test_export_of_a_damaged_model_is_one_line(exported, tmp_path, capsys, name, value, words):
+    folder = tmp_path / "damaged"
+    shutil.copytree(exported[0], folder)
+    if name is None:
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {name: value}))
+    assert export_hub.main([str(tmp_path / "out"), "--model", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("export_hub: ") and words in error and not (tmp_path / "out").exists()
+
+
 def test_embedded_model_from_the_checkout(tmp_path):
     """The card's three lines on the repository itself: the bright sample is bright."""
     script = """

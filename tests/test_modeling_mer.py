@@ -289,6 +289,22 @@ def test_log_mel_is_librosas(tiny_model):
     np.testing.assert_allclose(encoder.log_mel(audio).numpy(), np.log(expected + 1e-2), atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_loud_tones_are_no_infinity_in_mixed_precision(tiny_model, dtype):
+    """Mel power of a tone goes beyond what float16 holds, so that it is never computed in less than float32."""
+    audio = 1.4 * torch.sin(2 * torch.pi * 440 / 16000 * torch.arange(16000))[None]
+    expected = tiny_model.mer.encoder.log_mel(audio)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(tiny_model.mer.encoder.log_mel(audio), expected)
+
+
+def test_a_model_of_other_tags_is_refused_before_it_trains(tiny_config):
+    tiny_config.thresholds = [0.5] * 56
+    tiny_config.id2label = {0: "calm", 1: "tense"}
+    with pytest.raises(Exception, match="thresholds has 56 values for 2 tags"):
+        MERForAudioClassification(tiny_config)
+
+
 def test_chord_positions_are_those_of_vaswani():
     positions = MERChordEncoder.positions(7, 8, torch.device("cpu"))
     for place in range(7):
@@ -407,6 +423,41 @@ def test_convolutions_in_tiles_are_the_same_numbers(values):
         assert got.shape == expected.shape and got.shape[2] == frames
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(front(audio).detach(), expected, atol=1e-5, rtol=1e-5)
+
+
+class Adapted(nn.Module):
+    """A layer with something learnt beside it, as adapters have it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.weight, self.bias = base, base.weight, base.bias
+
+    def forward(self, hidden_states):
+        return 2 * self.base(hidden_states)
+
+
+def test_what_replaces_a_layer_or_hooks_it_is_heard_without_gradients_too():
+    inputs = {"input_values": torch.randn(2, 1, 4000)}
+    places = (
+        ("encoder.layers.0.feed_forward", "intermediate_dense"),
+        ("encoder.pos_conv_embed", "conv"),
+        ("feature_extractor.conv_layers.0", "conv"),
+    )
+    for place, name in places:
+        model = MERForAudioClassification(hubert_config()).eval()
+        module = model.mer.encoder.get_submodule(place)
+        before = run(model, inputs)
+        calls = []
+        hook = getattr(module, name).register_forward_hook(lambda *_: calls.append(1))
+        torch.testing.assert_close(run(model, inputs), before)
+        assert calls, place
+        hook.remove()
+        setattr(module, name, Adapted(getattr(module, name)))
+        output = model(**inputs)
+        expected = torch.cat((output.logits, output.valence_arousal), dim=1).detach()
+        torch.testing.assert_close(run(model, inputs), expected, atol=1e-5, rtol=1e-5)
+        if "conv_layers" not in place:  # there, the norm behind it takes the factor away
+            assert (expected - before).abs().max() > 1e-3, place
 
 
 @pytest.mark.parametrize(("kernel", "groups"), [(8, 2), (9, 4), (128, 1)])

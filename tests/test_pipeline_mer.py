@@ -5,7 +5,15 @@ import pytest
 import soundfile
 import torch
 from conftest import ROOT
-from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERPipeline, load_audio, pipeline_mer
+from mer import (
+    MERAudioError,
+    MERConfig,
+    MERFeatureExtractor,
+    MERForAudioClassification,
+    MERPipeline,
+    load_audio,
+    pipeline_mer,
+)
 from mer.harmony_mer import Chord, Harmony, Key
 from mer.scripts.predict import load_pipeline
 from scipy.special import expit
@@ -85,6 +93,23 @@ def test_lists_and_batches_change_nothing(pipe, files):
             assert close(one["tags"], other["tags"]) and one["chords"] == other["chords"]
             assert one["key"] == other["key"] and one["arousal"] == pytest.approx(other["arousal"], abs=1e-4)
     assert [scores(tags) for tags in pipe(files[::-1])] == [scores(tags) for tags in pipe(files)][::-1]
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (ImportError("no madmom"), ImportError, "no madmom"),
+        (MemoryError(), RuntimeError, "MemoryError"),
+        (MERAudioError("odd"), ValueError, "odd"),
+    ],
+)
+def test_an_error_of_the_recogniser_comes_from_a_worker_too(pipe, files, monkeypatch, raised, kind, words):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr(type(pipe.feature_extractor), "recognize_harmony", fail)
+    with pytest.raises(kind, match=words):
+        pipe(files, return_valence_arousal=True, num_workers=1)
 
 
 def test_top_k_at_construction_and_per_call(pipe, tiny_model, files):

@@ -62,7 +62,7 @@ class FakeHub:
     """Takes what is uploaded into a folder."""
 
     def __init__(self, folder):
-        self.folder, self.created = folder, []
+        self.folder, self.created, self.commits = folder, [], []
         folder.mkdir()
 
     def create_repo(self, repo_id, **options):
@@ -72,10 +72,12 @@ class FakeHub:
     def upload_folder(self, folder_path, **_):
         shutil.copytree(folder_path, self.folder, dirs_exist_ok=True)
 
-    def create_commit(self, operations, **_):
+    def create_commit(self, operations, create_pr=False, revision=None, **_):
+        self.commits.append((create_pr, revision))
         for operation in operations:
             with operation.as_file() as file:
                 (self.folder / operation.path_in_repo).write_bytes(file.read())
+        return SimpleNamespace(pr_revision="refs/pr/7" if create_pr else None)
 
 
 def answer_of(pushed, home):
@@ -119,6 +121,9 @@ def test_model_push_to_hub_leaves_a_repository_that_works(trained, tmp_path, mon
         tiny().push_to_hub(NAME)
     tiny().push_to_hub(NAME, feature_extractor=MERFeatureExtractor(segment_seconds=10.0))
     assert json.loads((hub.folder / "preprocessor_config.json").read_text())["segment_seconds"] == 10.0
+    hub.commits.clear()
+    tiny().push_to_hub(NAME, feature_extractor=MERFeatureExtractor(), create_pr=True)
+    assert hub.commits == [(True, None), (False, "refs/pr/7")]  # one pull request, which works by itself
 
 
 def test_the_card_says_what_is_known_and_the_hub_reads_it():
@@ -133,11 +138,18 @@ def test_the_card_says_what_is_known_and_the_hub_reads_it():
         'model="me/mood", trust_remote_code=True', "| deam | 8 | 4 | teacher-of-deam |", "| mtg_jamendo | 30 | 9 | - |",
         "From mer-small: the checkpoint after 120 optimiser steps of a run of 2 epochs. learning_rate 0.0001, seed 7.",
         "| R2 of valence | 0.432 | - |",
-        "deam: Annotations for research", "action 0.25", "layers 1, 2", "chords and mode",
+        "deam: Annotations for research", "action 0.25", "layers 1, 2", "chords, mode",
     ):  # fmt: skip
         assert text in card.content, text
     bare = make_card(tiny())
     assert "Not recorded" in bare and "Not measured" in bare and "none are set" in bare and "model-index" not in bare
+
+
+def test_small_thresholds_are_not_shown_as_none_at_all():
+    model = tiny()
+    model.config.thresholds, model.config.use_chord_statistics = [0.00437] + [0.25] * 55, True
+    card = make_card(model)
+    assert "action 0.00437, adventure 0.25," in card and "chords, four numbers about them, mode" in card
 
 
 def test_what_was_written_into_the_card_is_pushed(trained, tmp_path):
@@ -176,6 +188,13 @@ def test_what_cannot_be_pushed_is_said_and_not_sent(trained, tmp_path, monkeypat
     (trained / "modeling_mer.py").write_text("raise RuntimeError('broken')")
     assert push_to_hub.main([str(trained), NAME]) == 1
     assert "the pipeline does not open it: RuntimeError: broken" in capsys.readouterr().err
+    shutil.copyfile(ROOT / "modeling_mer.py", trained / "modeling_mer.py")
+    (trained / "README.md").unlink()
+    weights = (trained / "model.safetensors").read_bytes()
+    (trained / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert push_to_hub.main([str(trained), NAME, "--dry-run", str(tmp_path / "dry")]) == 1
+    assert "the pipeline does not open it" in capsys.readouterr().err
+    assert not (tmp_path / "dry").exists()
     assert hub.created == [] and not any(hub.folder.iterdir())
 
 
