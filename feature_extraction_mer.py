@@ -30,6 +30,7 @@ from .harmony_mer import (
 logger = logging.get_logger(__name__)
 
 MIN_SECONDS = 0.1
+LOUDEST = 1e12  # of full scale; integers that were made floats are far below, what overflows far above
 MIN_RATE, MAX_RATE = 4_000, 768_000
 MAX_CHANNELS = 8
 RESAMPLERS = ("soxr", "torchaudio")
@@ -106,6 +107,8 @@ def check_waveform(waveform, sampling_rate, name="waveform"):
     low, high = float(waveform.min()), float(waveform.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise MERAudioError(f"{name}: holds NaN or infinite samples.")
+    if max(-low, high) > LOUDEST:
+        raise MERAudioError(f"{name}: samples of up to {max(-low, high):.2g}, where full scale is 1; not audio.")
     if max(-low, high) < SILENCE:
         raise MERAudioError(f"{name}: silent (nothing above {SILENCE:g} of full scale).")
     return waveform

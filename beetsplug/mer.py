@@ -95,12 +95,16 @@ class MERPlugin(BeetsPlugin):
         `write` writes all into the file, as `mer tag` does; `write_key` a key that goes into beets' `initial_key`.
         """
         from mer.scripts.predict import model_name, predictions
-        from mer.scripts.tag import fields_of, sentence, short_key, write_fields
+        from mer.scripts.tag import fields_of, open_tags, sentence, short_key, tagged_by, write_fields
 
-        if item.get("mer_model") == model_name(self._pipe) and not force:
+        path, name = os.fsdecode(item.path), model_name(self._pipe)
+        try:
+            wanting = write and not tagged_by(open_tags(path), name)
+        except (OSError, ValueError):
+            wanting = True  # why it cannot be written is said below
+        if item.get("mer_model") == name and not force and not wanting:
             self._log.debug("{}: already heard by this model", item)
             return True
-        path = os.fsdecode(item.path)
         (record,) = predictions(self._pipe, [(path, None)])
         if record["error"] is not None:
             self._log.error("{}", record["error"])

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from .predict import find_files, one_line
+from .predict import find_files, one_line, stoppable
 
 EXAMPLES = """examples:
   mer info song.mp3                   length, rate, channels, format, key, and the chords with their times
@@ -50,7 +50,7 @@ def run(args):
         print(f"mer info: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 1
     records, written = [], {}
-    for path, problem in files:
+    for path, problem in stoppable(files):
         record = {"path": path, "error": problem}
         try:
             if problem is None:
@@ -95,7 +95,8 @@ def describe(path, recognize):
     duration = len(waveform) / rate
     channels = container = codec = bit_rate = None
     if os.path.isfile(path):
-        header = soundfile.info(path)
+        with open(path, "rb") as file:  # whose name soundfile may not know how to write
+            header = soundfile.info(file)
         channels, container, codec = header.channels, header.format, header.subtype_info
         bit_rate = round(8 * os.path.getsize(path) / duration)
     harmony = recognize(waveform, rate)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
 RESUMABLE = ("csv", "jsonl")  # formats of one row a record
+# Names that are no UTF-8 (Linux knows bytes only): in JSON as an escape, in CSV as they are; both are read as written.
+ERRORS = {"table": "replace", "json": "backslashreplace", "jsonl": "backslashreplace", "csv": "surrogateescape"}
 BAR = 20
 LEVELS = "▁▂▃▄▅▆▇█"  # of a mood curve in a table
 CURVE_WIDTH = 60
@@ -46,7 +48,7 @@ def check_output(path):
 
 
 @contextmanager
-def open_output(path, quiet=False):
+def open_output(path, quiet=False, errors="replace"):
     """Text stream to `path` through a temporary name beside it, or to standard output.
 
     Left before the end, `path` stays as it was, and what was written stays under the temporary name, which is said.
@@ -55,14 +57,14 @@ def open_output(path, quiet=False):
         yield sys.stdout
         return
     if path.exists() and not path.is_file():  # a device or a pipe: there is nothing to replace
-        with open(path, "w", encoding="utf-8", errors="replace", newline="") as file:
+        with open(path, "w", encoding="utf-8", errors=errors, newline="") as file:
             yield file
         return
     path = Path(os.path.realpath(path))
     temporary = path.with_name(path.name + ".part")
     complete = False
     try:
-        with open(temporary, "w", encoding="utf-8", errors="replace", newline="") as file:
+        with open(temporary, "w", encoding="utf-8", errors=errors, newline="") as file:
             yield file
         os.replace(temporary, path)
         complete = True
@@ -250,7 +252,7 @@ class RowsOutput:
         part = self._part(process)
         new = not part.exists()
         try:
-            with open(part, "a", encoding="utf-8", errors="replace", newline="") as file:
+            with open(part, "a", encoding="utf-8", errors=ERRORS[self.format], newline="") as file:
                 yield _csv(file, self.tags, header=new) if self.format == "csv" else _jsonl(file, self.tags)
         except BaseException:
             if not quiet:
@@ -275,7 +277,7 @@ class RowsOutput:
         return sorted(part for part in found if re.fullmatch(r"\d*", part.name.removeprefix(f"{self.path.name}.part")))
 
     def _read(self, file):
-        with open(file, encoding="utf-8", errors="replace", newline="") as stream:
+        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             text = stream.read()
         text = text[: text.rfind("\n") + 1]  # a row that was cut has no end
         strange = ValueError(f"{file}: holds something else than rows of this model; name another file.")
@@ -296,7 +298,7 @@ class RowsOutput:
 
     def _write_rows(self, rows, path):
         temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8", errors="replace", newline="") as file:
+        with open(temporary, "w", encoding="utf-8", errors=ERRORS[self.format], newline="") as file:
             if self.format == "csv":
                 writer = csv.DictWriter(file, csv_columns(self.tags), lineterminator="\n")
                 writer.writeheader()

@@ -73,10 +73,10 @@ def run(args):
         print(f"mer playlist: {problem}", file=sys.stderr)
         return 2
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")  # what M3U8 is
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # what M3U8 is, but for names as they are
     try:
         songs, notes = make_playlist(read_predictions(args.predictions), args)
-        with open_output(args.output, quiet=True) as output:
+        with open_output(args.output, quiet=True, errors="surrogateescape") as output:
             output.write(format_playlist(songs, args.output))
     except UsageError as error:
         print(f"mer playlist: {error}", file=sys.stderr)
@@ -328,10 +328,9 @@ def read_predictions(path):
         OSError: it cannot be read.
         ValueError: it holds something else, or windows of songs (`--curve`) in a CSV.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise _strange(path, "it is no text") from None
+    text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")  # names may be any bytes
+    if "\0" in text:
+        raise _strange(path, "it is no text")
     start = text.lstrip()[:1]
     if start == "[":
         try:

@@ -1,6 +1,8 @@
 """``mer predict``: mood tags, valence, arousal, key and chords of files and folders."""
 
 import ctypes
+import hashlib
+import math
 import os
 import signal
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .output import (
-    RESUMABLE, SUFFIXES, WRITERS, RowsOutput, Settings, check_output, content_hash, open_output
+    ERRORS, RESUMABLE, SUFFIXES, WRITERS, RowsOutput, Settings, check_output, content_hash, open_output
 )  # fmt: skip
 
 EXAMPLES = """examples:
@@ -36,7 +38,7 @@ columns of csv:
                            unpleasant and calm (Q3), pleasant and calm (Q4)
   key moods threshold      of the whole file; moods, separated by "; ", are the tags whose score reaches the threshold
                            (which is empty where each tag has the model's own)
-  chords model             chords in order, and the model with its commit
+  chords model             chords in order, and the model with its version
   action ... uplifting     the score of each tag, 0 to 1; empty where --top-k, or the 5 of a window, left it out
 json and jsonl: the same names, tags and chords as lists, scale as [1, 9], and with --curve the list curve of windows.
 
@@ -100,7 +102,7 @@ def run(args):
         return 2
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name or a bar that the terminal cannot show is no reason to stop
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace" if stream is sys.stderr else ERRORS[args.format])
     state = None
     if several:
         from .extract_features import make_accelerator
@@ -120,18 +122,26 @@ def run(args):
             output = RowsOutput(args.output, args.format, tags, _settings(pipe, args))
             tally = _predict_rows(pipe, files, args, output, state)
         else:
-            with open_output(args.output, args.quiet) as output:
+            with open_output(args.output, args.quiet, ERRORS[args.format]) as output:
                 write = WRITERS[args.format](output, tags, args.curve is not None)
                 tally = _predict_all(pipe, files, args, write)
     except Stopped:
         return 1
     except BrokenPipeError:
         raise
+    except RuntimeError as error:
+        if not _worker_died(error):
+            raise
+        cause = "the system ended a process of --workers, as it does when memory is short; use fewer"
+        print(f"mer predict: {cause}", file=sys.stderr)
+        return 1
     except (OSError, ValueError) as error:
         print(f"mer predict: cannot write the output: {one_line(error)}", file=sys.stderr)
         return 1
     if not args.quiet and len(files) > 1:
         print(tally.summary(time.monotonic() - start), file=sys.stderr)
+    if several and not state.is_main_process:
+        return 0  # the main process speaks for all; another code would end it
     drawn = args.plot is None or _draw(tally.records, args.plot)
     return 0 if drawn and not tally.failed else 1
 
@@ -147,6 +157,8 @@ def _usage_problem(args, several):
         return "--workers must be 0 or more, and --batch 1 or more"
     if by_row and (args.output is None or args.format not in RESUMABLE):
         return f"{'--resume' if args.resume else 'several processes'} need -o FILE and -f {' or '.join(RESUMABLE)}"
+    if by_row and args.output.exists() and not args.output.is_file():
+        return f"{args.output}: no regular file, which {'--resume needs' if args.resume else 'several processes need'}"
     if several and args.plot is not None:
         return "--plot cannot be drawn by several processes; run it in one"
     if by_row and args.format == "csv" and (args.curve is not None or args.plot is not None):
@@ -239,7 +251,7 @@ def _predict_all(pipe, files, args, write, known=0):
                 tqdm.write(f"mer predict: {record['error']}", file=sys.stderr)
             if args.strict:
                 raise Stopped
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, Stopped, RuntimeError):
         write(None)  # what is done stays readable
         raise
     write(None)
@@ -257,6 +269,8 @@ def _predict_rows(pipe, files, args, output, state):
             for path, problem in files
             if problem is None and path in known and output.still_holds(known[path])
         }
+        if process == 0 and not args.quiet and (left := len(known.keys() - {path for path, _ in files})):
+            print(f"mer predict: rows of {left} other files, not named now, leave {args.output}", file=sys.stderr)
     if state is not None:
         state.wait_for_everyone()  # all have read
     if process == 0:
@@ -274,6 +288,8 @@ def _predict_rows(pipe, files, args, output, state):
             tally.add(row)
         tally.before = len(kept)
         tally.heard -= sum(float(row["duration"]) for row in kept.values())
+    if state is not None:
+        state.wait_for_everyone()  # a process that ends before the table is written ends the others
     return tally
 
 
@@ -297,6 +313,11 @@ def stoppable(items):
             yield item
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _worker_died(error):
+    """Whether torch's error, which comes up wherever this process is, says that a process of `--workers` was ended."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 class Stopped(Exception):
@@ -380,19 +401,32 @@ def find_files(paths, recursive, pattern=None):
         if not os.path.isdir(path):
             yield path, None
             continue
-        below = Path(path).rglob("*") if recursive else Path(path).iterdir()
-        found = sorted(
+        closed = []
+        found = [
             file
-            for file in below  # "._song.mp3" is no music, but what macOS leaves beside it on other systems' disks
+            for file in _files_below(path, recursive, closed)
+            # "._song.mp3" is no music, but what macOS leaves beside it on other systems' disks.
             if file.suffix.lower() in SUFFIXES and not file.name.startswith("._") and file.is_file()
             and (pattern is None or fnmatchcase(file.name.lower(), pattern.lower()))
-        )  # fmt: skip
-        for file in found:
+        ]  # fmt: skip
+        for file in sorted(found):
             yield str(file), None
-        if not found:
+        for error in closed:
+            yield error.filename, f"{error.filename}: this folder cannot be read ({error.strerror})."
+        if not found and not closed:
             kind = f"({' '.join(sorted(SUFFIXES))})" if pattern is None else f"whose names fit {pattern!r}"
             hint = "" if recursive else "; -r looks into the folders below"
             yield path, f"{path}: a folder without audio files {kind}{hint}."
+
+
+def _files_below(path, recursive, closed):
+    """Files in a folder, or also below it, links followed; errors of folders that cannot be read go into `closed`."""
+    seen = {os.path.realpath(path)}
+    for folder, below, names in os.walk(path, onerror=closed.append, followlinks=True):
+        yield from (Path(folder, name) for name in names)
+        inner = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(below)} if recursive else {}
+        below[:] = [name for name, place in inner.items() if place not in seen]  # not in circles
+        seen.update(inner.values())
 
 
 class _Files:
@@ -477,7 +511,9 @@ def _predict_group(pipe, group, top_k, threshold):
         try:
             with torch.no_grad():
                 embeddings = pipe.model.encode(values, lengths)[0]
-        except RuntimeError:
+        except RuntimeError as error:
+            if _worker_died(error):
+                raise
             heard = []  # too much at once; each on its own
         first = 0
         for inputs in heard:
@@ -503,17 +539,32 @@ def predict(pipe, path, inputs, top_k=None, threshold=None):
         outputs = pipe.forward(as_tensors(inputs))
         answer = pipe.postprocess(outputs, top_k=top_k, return_valence_arousal=True, threshold=threshold)
     except Exception as error:  # whatever is wrong with this file, the others are still done
+        if _worker_died(error):
+            raise
         return record | {"error": f"{path}: {type(error).__name__}: {one_line(error)}"}
+    if not all(map(math.isfinite, (answer["valence"], answer["arousal"]))):
+        return record | {"error": f"{path}: the model's answer is no number; are its weights damaged?"}
     return {**record, **answer, "model": model_name(pipe)}
 
 
 def model_name(pipe):
-    """The folder or Hub id that a model came from, with the commit of a Hub id; `mer-small` for the embedded one."""
-    name = pipe.model.config.name_or_path
-    if name == str(EMBEDDED_MODEL):
-        return "mer-small"
-    if not name or os.path.isdir(name):
+    """The model's name and version: `"mer-small@1a2b3c4d"`, `"FOLDER@1a2b3c4d"`, `"OWNER/NAME@COMMIT"`.
+
+    The version of a folder, and of the embedded model, is the beginning of a digest of configuration and weights.
+    """
+    if not hasattr(pipe, "mer_name"):
+        pipe.mer_name = _name(pipe.model.config.name_or_path)
+    return pipe.mer_name
+
+
+def _name(name):
+    if not name:
         return name
+    if os.path.isdir(name):
+        kinds = ("config.json", "preprocessor_config.json", "*.safetensors")
+        files = sorted(file for kind in kinds for file in Path(name).glob(kind))
+        digest = hashlib.sha256(" ".join(map(content_hash, files)).encode()).hexdigest()
+        return f"{'mer-small' if name == str(EMBEDDED_MODEL) else name}@{digest[:8]}"
     from huggingface_hub import try_to_load_from_cache
 
     file = try_to_load_from_cache(name, "config.json")  # .../snapshots/COMMIT/config.json

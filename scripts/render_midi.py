@@ -38,7 +38,7 @@ def render(midi, out, soundfont, seconds):
         audio, _ = soundfile.read(wav, dtype="float32", always_2d=True)
     # Silence in front, and what a soundfont's release and reverb leave behind the last note.
     audio, _ = librosa.effects.trim(audio.mean(axis=1), top_db=60)
-    if len(audio) < RATE or not audio.any():
+    if len(audio) < RATE or abs(audio).max() < 1e-3:  # fluidsynth dithers silence
         raise ValueError(f"{midi}: less than a second of sound.")
     temporary = out.with_suffix(".part")
     soundfile.write(temporary, audio[: seconds * RATE], RATE, format="FLAC")
@@ -48,7 +48,10 @@ def render(midi, out, soundfont, seconds):
 def _try(midi, *args):
     try:
         render(midi, *args)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
+        return f"left out: {midi}: {said[-1]}"
+    except (ValueError, OSError) as error:
         return f"left out: {error}"
     return None
 

@@ -109,7 +109,7 @@ def _hear(pipe, args):
             tags = open_tags(path)
             if args.threshold is None and not args.force and tagged_by(tags, model_name(pipe)):
                 settled[path] = {"path": path, "error": None, "done": True}
-            elif not args.dry_run:
+            else:
                 check_writable(path)
         except (OSError, ValueError, mutagen.MutagenError) as error:
             settled[path] = {"path": path, "error": sentence(path, error)}
@@ -179,7 +179,10 @@ def model_label(model):
 
     Music is shared; where somebody keeps a model is nobody's business.
     """
-    return os.path.basename(os.path.abspath(model)) if os.path.isabs(model) or os.path.isdir(model) else model
+    place, at, version = model.rpartition("@") if "@" in model else (model, "", "")
+    if os.path.isabs(place) or os.path.isdir(place):
+        place = os.path.basename(os.path.abspath(place))
+    return place + at + version
 
 
 def tagged_by(tags, model):
@@ -440,7 +443,7 @@ def audio_hash(path):
                     digest.update(atom.read(file)[1])
             return digest.hexdigest()
     try:
-        with Sequential(path) as file:
+        with open(path, "rb") as encoded, Sequential(encoded) as file:
             digest.update(f"{file.samplerate} {file.channels}".encode())
             while len(block := file.read(1 << 18, dtype="float64")):
                 digest.update(block.tobytes())

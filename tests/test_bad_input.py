@@ -91,6 +91,7 @@ BAD_FILES = {
     "silence.flac": (lambda: encoded("FLAC", samples=np.zeros((RATE, 2))), "silent"),
     "nan.wav": (lambda: encoded("WAV", samples=np.r_[music(), np.nan], subtype="FLOAT"), "NaN"),
     "infinite.wav": (lambda: encoded("WAV", samples=np.r_[np.inf, music()], subtype="DOUBLE"), "NaN or infinite"),
+    "beyond all scales.wav": (lambda: encoded("WAV", samples=1e30 * music(), subtype="FLOAT"), "not audio"),
     "one sample.wav": (lambda: encoded("WAV", samples=np.array([0.5])), "too short"),
     "short.flac": (lambda: encoded("FLAC", 0.05), "too short"),
     "16 channels.wav": (lambda: encoded("WAV", samples=music(channels=16)), "16 channels"),

@@ -1,6 +1,7 @@
 """The command `mer predict`: formats, folders, exit codes, and what is left when a run stops early."""
 
 import csv
+import errno
 import hashlib
 import http.server
 import io
@@ -9,12 +10,14 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile
@@ -23,6 +26,7 @@ from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERMe
 from mer.configuration_mer import MOOD_TAGS
 from mer.scripts import cli, predict
 from mer.scripts.export_hub import export
+from mer.scripts.playlist import read_predictions
 from test_hub import put_in_hub_cache
 
 COMMAND = str(Path(sys.executable).with_name("mer"))
@@ -94,7 +98,7 @@ def test_json_is_what_the_pipeline_answers(mer, model, library):
         "path": str(library / "b.wav"),
         "sha256": hashlib.sha256((library / "b.wav").read_bytes()).hexdigest(),
         "error": None,
-        "model": model,
+        "model": predict.model_name(pipe),
     }
     assert record == json.loads(json.dumps(answer))
     assert len(record["tags"]) == 56
@@ -654,17 +658,127 @@ def test_resuming_with_something_else(mer, library, tmp_path):
 
 
 def test_several_processes_share_the_files(mer, model, library, tmp_path):
+    """The main one has the time to write the table, however the others' files went."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import sys, time\nfrom mer.scripts import cli, output\nfinish = output.RowsOutput.finish\n"
+        "def late(self, order):\n    time.sleep(3)\n    return finish(self, order)\n"
+        "output.RowsOutput.finish = late\nsys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    (tmp_path / "out").mkdir()
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--multi_gpu"]
-    command += ["-m", "mer.scripts.cli", "predict", "-r", "-f", "csv", "-o", str(tmp_path / "x.csv"), str(library)]
+    command += [str(slow), "predict", "-r", "-f", "csv", "-o", str(tmp_path / "out/x.csv"), str(library)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, "--model", model], env=environment, timeout=170, capture_output=True, text=True)
     assert done.returncode == 1 and "3 done, 1 failed" in done.stderr  # broken.mp3
     rows, alone = (
         [{k: v if k != "model" else "" for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
-        for text in ((tmp_path / "x.csv").read_text(), mer("-r", "-f", "csv", library)[1])
+        for text in ((tmp_path / "out/x.csv").read_text(), mer("-r", "-f", "csv", library)[1])
     )
-    assert rows == alone and os.listdir(tmp_path) == ["x.csv"]
+    assert rows == alone and os.listdir(tmp_path / "out") == ["x.csv"]
+
+
+def test_rows_of_a_model_that_was_trained_anew_are_made_anew(mer, model, library, tmp_path):
+    place = tmp_path / "model"
+    shutil.copytree(model, place)
+    arguments = ("-f", "jsonl", "-o", tmp_path / "x", "--resume", library / "b.wav", library / "A.flac")
+    assert "(2 of them before)" not in mer(*arguments, model=place)[2]
+    assert "(2 of them before)" in mer(*arguments, model=place)[2]
+    before = [json.loads(line) for line in (tmp_path / "x").read_text().splitlines()]
+    network = MERForAudioClassification.from_pretrained(place)
+    torch.nn.init.zeros_(network.valence_arousal_head[-1].weight)
+    torch.nn.init.constant_(network.valence_arousal_head[-1].bias, 6.0)
+    network.save_pretrained(place)
+    assert "before" not in mer(*arguments, model=place)[2]
+    after = [json.loads(line) for line in (tmp_path / "x").read_text().splitlines()]
+    assert before[0]["model"].startswith(f"{place}@") and after[0]["model"].startswith(f"{place}@")
+    assert before[0]["model"] != after[0]["model"] and before[0]["valence"] != after[0]["valence"]
+    (tmp_path / "moved").mkdir()
+    shutil.move(place, tmp_path / "moved/model")
+    (moved,) = json.loads(mer("-f", "json", library / "b.wav", model=tmp_path / "moved/model")[1])
+    assert moved["model"].rpartition("@")[2] == after[0]["model"].rpartition("@")[2]
+
+
+def test_a_worker_that_is_ended_is_said(mer, library, tmp_path, monkeypatch):
+    def die(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(predict, "content_hash", die)
+    code, _, err = mer("-f", "jsonl", "-o", tmp_path / "x", "--workers", 1, library / "b.wav", library / "A.flac")
+    assert code == 1 and "ended a process of --workers" in err and "use fewer" in err
+    assert "Traceback" not in err and "b.wav" not in err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("fmt", ["csv", "jsonl", "json"])
+def test_names_that_are_no_utf8(mer, tmp_path, fmt, capsys):
+    """What Linux allows and old disks hold: the name comes back byte by byte, here and in all that reads the rows."""
+    music = tmp_path / os.fsdecode(b"caf\xe9")
+    music.mkdir()
+    file = str(music / os.fsdecode(b"na\xefve.flac"))
+    shutil.move(write_music(tmp_path / "plain.flac"), file)
+    out = tmp_path / "rows"
+    resume = ("--resume",) if fmt != "json" else ()
+    assert mer(music, "-f", fmt, "-o", out, *resume)[0] == 0
+    (row,) = read_predictions(out)
+    assert row["path"] == file and row["error"] is None
+    if fmt != "csv":
+        assert out.read_bytes().decode("utf-8")
+    if resume:
+        assert "(1 of them before)" in mer(music, tmp_path / "none.wav", "-f", fmt, "-o", out, *resume)[2]
+        assert {row["path"] for row in read_predictions(out)} == {file, str(tmp_path / "none.wav")}
+    assert cli.main(["playlist", str(out), "-o", str(tmp_path / "x.m3u8")]) == 0
+    assert b"caf\xe9/na\xefve.flac" in (tmp_path / "x.m3u8").read_bytes()
+    assert cli.main(["tag", "--from", str(out), "--quiet"]) == (0 if not resume else 1)  # none.wav
+    assert mutagen.File(file)["mood_valence"]
+    assert cli.main(["info", file]) == 0
+
+
+def test_folders_that_cannot_be_read_are_said(mer, library, tmp_path, monkeypatch):
+    """As another user, not root, who reads everything: the other folders are done."""
+    shutil.copytree(library, tmp_path / "music")
+    closed, scandir = str(tmp_path / "music/sub folder"), os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, _ = mer("-r", "-f", "json", tmp_path / "music")
+    assert code == 1
+    assert [(Path(row["path"]).name, row["error"]) for row in json.loads(out)] == [
+        ("A.flac", None), ("b.wav", None), ("sub folder", f"{closed}: this folder cannot be read (Permission denied)."),
+    ]  # fmt: skip
+    code, out, _ = mer("-f", "json", closed)
+    (row,) = json.loads(out)
+    assert code == 1 and "cannot be read" in row["error"]
+
+
+def test_links_to_folders_are_followed_and_never_in_circles(library, tmp_path):
+    (tmp_path / "music/deep").mkdir(parents=True)
+    (tmp_path / "music/deep/up").symlink_to(tmp_path / "music", target_is_directory=True)
+    (tmp_path / "music/other").symlink_to(library, target_is_directory=True)
+    write_music(tmp_path / "music/deep/d.wav")
+    found = [os.path.relpath(path, tmp_path / "music") for path, _ in predict.find_files([tmp_path / "music"], True)]
+    assert found == [
+        "deep/d.wav", "other/A.flac", "other/b.wav", "other/sub folder/broken.mp3", "other/sub folder/ü c.ogg",
+    ]  # fmt: skip
+    ((_, problem),) = predict.find_files([tmp_path / "music"], False)
+    assert "a folder without audio files" in problem
+
+
+def test_resuming_into_a_pipe_is_refused(mer, library, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    code, _, err = mer("-f", "jsonl", "-o", tmp_path / "pipe", "--resume", library)
+    assert code == 2 and "no regular file, which --resume needs" in err
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+
+
+def test_rows_that_a_resumed_run_drops_are_counted(mer, library, tmp_path):
+    arguments = ("-f", "csv", "-o", tmp_path / "x.csv", "--resume")
+    assert "leave" not in mer(*arguments, library / "b.wav", library / "A.flac")[2]
+    assert f"rows of 1 other files, not named now, leave {tmp_path / 'x.csv'}" in mer(*arguments, library / "b.wav")[2]
 
 
 def test_strict_stops_at_the_first_failure(mer, library, tmp_path):

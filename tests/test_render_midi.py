@@ -18,7 +18,7 @@ def fluidsynth(monkeypatch, tmp_path):
         *_, soundfont, midi = command
         calls.append(command)
         if midi.read_text() == "broken":
-            raise subprocess.CalledProcessError(1, command)
+            raise subprocess.CalledProcessError(1, command, stderr=b"fluidsynth: error: no MIDI file\n")
         audio = np.concatenate((np.zeros(24000), float(midi.read_text()) * tone(3, 24000), np.zeros(240000)))
         soundfile.write(command[command.index("-F") + 1], np.stack((audio, audio / 2), 1), 24000, subtype="FLOAT")
 
@@ -42,6 +42,8 @@ def test_rendered_once_without_silence_in_mono(fluidsynth, tmp_path, capsys):
     assert np.abs(loud[0]).max() == pytest.approx(2 * np.abs(soft[0]).max(), rel=1e-2)
     said = capsys.readouterr()
     assert (said.out + said.err).count("left out: ") == 2
+    assert f"left out: {midi / 'no.mid'}: fluidsynth: error: no MIDI file" in said.out + said.err
+    assert f"left out: {midi / 'quiet.mid'}: less than a second of sound" in said.out + said.err
     assert all(str(command[-1]).endswith("midi.mid") for command in fluidsynth)  # no name of the folder's is an option
     (midi / "quiet.mid").write_text("1")
     (midi / "no.mid").unlink()

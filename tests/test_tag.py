@@ -427,9 +427,9 @@ def test_permissions_and_links_stay(music, write):
 
 
 def test_where_a_model_lies_is_not_told(music, write):
-    models = {"a.flac": "/home/someone/secret/mine", "a.ogg": "owner/mer@c0ffee"}
+    models = {"a.flac": "/home/someone/secret/mine@c0ffee", "a.ogg": "owner/mer@c0ffee"}
     write([record(music / name, model=model) for name, model in models.items()])
-    assert fields(music / "a.flac")["mood_model"] == ["mine"]
+    assert fields(music / "a.flac")["mood_model"] == ["mine@c0ffee"]
     assert fields(music / "a.ogg")["mood_model"] == ["owner/mer@c0ffee"]
 
 
@@ -524,7 +524,7 @@ def test_heard_and_written(hear, model, music, monkeypatch):  # noqa: F811
         assert float(found["mood_valence"][0]) == pytest.approx(answer["valence"], abs=0.051)
         assert float(found["mood_arousal"][0]) == pytest.approx(answer["arousal"], abs=0.051)
         assert found["initialkey"] == [tag.short_key(answer["key"])]
-        assert found["mood_model"] == [os.path.basename(model)]
+        assert found["mood_model"] == [f"{os.path.basename(model)}@{predict.model_name(pipe).rpartition('@')[2]}"]
     heard.clear()
     assert "0 written, 9 unchanged, 1 failed" in hear(music)[2] and heard == []
     hear(music / "a.flac", "--threshold", 0.0)  # asks for something else: heard again
