@@ -188,8 +188,8 @@ class MERConfig(PreTrainedConfig):
         """As in transformers. Given other tags than the dictionary's (`id2label`, `num_labels`), it leaves out what was
         fitted to its own: `thresholds` and `tag_positive_rates`."""
         own = [*(config_dict.get("id2label") or dict(enumerate(MOOD_TAGS))).values()]
-        given = kwargs.get("id2label")
-        if (given is not None and [*given.values()] != own) or kwargs.get("num_labels", len(own)) != len(own):
+        given = [*(kwargs.get("id2label") or dict(enumerate(own))).values()]
+        if given != own or (kwargs.get("num_labels") or len(own)) != len(own):
             names = ("id2label", "label2id", "thresholds", "tag_positive_rates")
             config_dict = config_dict | {name: kwargs.get(name) for name in names}
         return super().from_dict(config_dict, **kwargs)

@@ -223,10 +223,8 @@ class _TiledConvolutions:
         head = self.conv_layers[0]
         norm = getattr(head, "layer_norm", None)
         folded = isinstance(norm, nn.GroupNorm)
-        plain = all(map(_unhooked, self.conv_layers)) and not (
-            folded and not (_computes_as(head.conv, nn.Conv1d) and _computes_as(norm, nn.GroupNorm))
-        )
-        if not plain or not _plain_inference(input_values):
+        plain = not folded or (_computes_as(head.conv, nn.Conv1d) and _computes_as(norm, nn.GroupNorm))
+        if not plain or not all(map(_unhooked, self.conv_layers)) or not _plain_inference(input_values):
             return super().forward(input_values)
         tiled, rest = self.conv_layers[:TILED_LAYERS], self.conv_layers[TILED_LAYERS:]
         field, hop = 1, 1

@@ -421,12 +421,18 @@ def find_files(paths, recursive, pattern=None):
 
 def _files_below(path, recursive, closed):
     """Files in a folder, or also below it, links followed; errors of folders that cannot be read go into `closed`."""
-    seen = {os.path.realpath(path)}
+    root = os.path.realpath(path)
+    seen = {root}
     for folder, below, names in os.walk(path, onerror=closed.append, followlinks=True):
         yield from (Path(folder, name) for name in names)
-        inner = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(below)} if recursive else {}
-        below[:] = [name for name, place in inner.items() if place not in seen]  # not in circles
-        seen.update(inner.values())
+        places = {name: os.path.join(folder, name) for name in sorted(below)} if recursive else {}
+        places = {
+            name: os.path.realpath(place)
+            for name, place in places.items()  # what a link names below the folder is found without it
+            if not (os.path.islink(place) and Path(os.path.realpath(place)).is_relative_to(root))
+        }
+        below[:] = [name for name, place in places.items() if place not in seen]  # nor in circles
+        seen.update(places.values())
 
 
 class _Files:

@@ -42,11 +42,13 @@ RECORDED = (
     "distillation_alpha",
     "seed",
 )
-# Options beside them without which a run does not come out as it does.
+# Options beside them that a run must keep when it goes on; how long it goes on is none of them.
 DECIDING = (
     *RECORDED,
     "gradient_accumulation_steps",
+    "optim",
     "weight_decay",
+    "max_grad_norm",
     "lr_scheduler_type",
     "encoder_layer_decay",
     "distillation_temperature",

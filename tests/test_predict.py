@@ -759,6 +759,8 @@ def test_links_to_folders_are_followed_and_never_in_circles(library, tmp_path):
     (tmp_path / "music/deep").mkdir(parents=True)
     (tmp_path / "music/deep/up").symlink_to(tmp_path / "music", target_is_directory=True)
     (tmp_path / "music/other").symlink_to(library, target_is_directory=True)
+    (tmp_path / "music/again").symlink_to(tmp_path / "music/deep", target_is_directory=True)
+    (tmp_path / "music/above").symlink_to(tmp_path, target_is_directory=True)
     write_music(tmp_path / "music/deep/d.wav")
     found = [os.path.relpath(path, tmp_path / "music") for path, _ in predict.find_files([tmp_path / "music"], True)]
     assert found == [

@@ -561,7 +561,8 @@ def check_fit(model, train, evaluation, teachers):
         known = _known(dataset, "mood_labels")
         if len(known) and not np.isin(pc.list_flatten(known).to_numpy(zero_copy_only=False), (0, 1)).all():
             problems.append(f"evaluation features of {corpus}: mood_labels must be 0 or 1 to be evaluated on")
-    if any(map(labelled_tasks, evaluation.values())) and not any(map(_has_score, evaluation.values())):
+    labelled = [dataset for dataset in evaluation.values() if labelled_tasks(dataset)]
+    if not problems and labelled and not any(map(_has_score, labelled)):
         problems.append(
             "evaluation features: too few tracks to choose the best checkpoint by; there must be two different values "
             "of valence and of arousal, a tag that some tracks have and others not, or a quadrant: put more tracks "
