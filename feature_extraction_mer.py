@@ -181,8 +181,14 @@ def _decode(file, name):
             stated = re.search(r"^\s*(?:data|SSND)\s*: (\d+) \(should be \d+\)", audio.extra_info, re.MULTILINE)
             if stated and int(stated[1]) not in _STREAMED:
                 raise truncated
-            if audio.format == "OGG" and _cut_within_page(file):
-                raise truncated
+            if audio.format == "OGG":
+                if _cut_within_page(file):
+                    raise truncated
+                if _is_chained(file):
+                    raise MERAudioError(
+                        f"{name}: several Ogg streams one behind the other, of which only the first can be read; join "
+                        "them, for instance with `ffmpeg -i IN OUT.ogg`."
+                    )
             return waveform[:filled], audio.samplerate
     except soundfile.LibsndfileError as error:
         cause = error.error_string.rstrip(".")
@@ -205,11 +211,22 @@ def _mp3_states_length(file):
 
 def _cut_within_page(file):
     # An Ogg page states its own length (RFC 3533, section 6); a cut file ends within one.
+    page = _last_page(file)
+    return len(page) < 27 or len(page) < 27 + page[26] or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _is_chained(file):
+    # A page states its stream's number; of streams one behind the other, each has its own.
+    last = _last_page(file)
+    file.seek(0)
+    return file.read(18)[14:] != last[14:18]
+
+
+def _last_page(file):
     file.seek(0, os.SEEK_END)
     file.seek(max(0, file.tell() - 2 * 65307))  # no page is longer
     tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    return len(page) < 27 or len(page) < 27 + page[26] or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+    return tail[tail.rfind(b"OggS") :]
 
 
 def _fetch(address):

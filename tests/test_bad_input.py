@@ -76,6 +76,7 @@ BAD_FILES = {
     "cut.flac": (lambda: cut(encoded("FLAC", 5), 0.5), "truncated"),
     "cut.mp3": (lambda: cut(encoded("MP3", 10), 0.5), "truncated"),
     "cut.ogg": (lambda: cut(encoded("OGG", 10), 0.5), "truncated"),
+    "two streams.ogg": (lambda: encoded("OGG", 2) + encoded("OGG", 2), "one behind the other"),
     "cut.opus": (lambda: cut(encoded("OGG", 10, 48000, "OPUS"), 0.5), "truncated"),
     "cut.aiff": (lambda: cut(encoded("AIFF", 5), 0.5), "truncated"),
     "header only.wav": (lambda: wav_header(32000), ""),
