@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 from mer import harmony_mer
 from mer.harmony_mer import Chord, read_lab, write_lab
-from mer.scripts import cli
+from mer.scripts import cli, info
 
 ROOT = Path(__file__).resolve().parents[1]
 # Semitones above C, and the third. A minor: its dominant is major.
@@ -183,6 +184,20 @@ def test_bad_files(mer, library):
     assert text.splitlines()[1].startswith(f"  error    {library / 'text.mp3'}: not a readable audio file")
     assert missing.splitlines() == [f"{library / 'none.wav'}", f"  error    {library / 'none.wav'}: no such file."]
     assert "C major" in music
+
+
+def test_ctrl_c_comes_between_two_files(mer, library, monkeypatch):
+    """Not in the middle of one, whose decoder would swallow it or be blamed."""
+    described = []
+
+    def describe(path, recognize):
+        os.kill(os.getpid(), signal.SIGINT)
+        described.append(path)
+        raise ValueError("done to its end")
+
+    monkeypatch.setattr(info, "describe", describe)
+    code, out, _ = mer("-r", library)
+    assert code == 130 and len(described) == 1 and "done to its end" in out
 
 
 def test_errors_beside_json(mer, library):

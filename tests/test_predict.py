@@ -668,13 +668,15 @@ def test_several_processes_share_the_files(mer, model, library, tmp_path):
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--multi_gpu"]
-    command += [str(slow), "predict", "-r", "-f", "csv", "-o", str(tmp_path / "out/x.csv"), str(library)]
+    broken = library / "sub folder" / "broken.mp3"  # for the second process, which is not the main one
+    files = [str(file) for file in (library / "b.wav", broken, library / "A.flac", library / "sub folder" / "ü c.ogg")]
+    command += [str(slow), "predict", "-f", "csv", "-o", str(tmp_path / "out/x.csv"), *files]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, "--model", model], env=environment, timeout=170, capture_output=True, text=True)
     assert done.returncode == 1 and "3 done, 1 failed" in done.stderr  # broken.mp3
     rows, alone = (
         [{k: v if k != "model" else "" for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
-        for text in ((tmp_path / "out/x.csv").read_text(), mer("-r", "-f", "csv", library)[1])
+        for text in ((tmp_path / "out/x.csv").read_text(), mer("-f", "csv", *files)[1])
     )
     assert rows == alone and os.listdir(tmp_path / "out") == ["x.csv"]
 
@@ -698,6 +700,15 @@ def test_rows_of_a_model_that_was_trained_anew_are_made_anew(mer, model, library
     shutil.move(place, tmp_path / "moved/model")
     (moved,) = json.loads(mer("-f", "json", library / "b.wav", model=tmp_path / "moved/model")[1])
     assert moved["model"].rpartition("@")[2] == after[0]["model"].rpartition("@")[2]
+
+
+def test_an_answer_that_is_no_number_is_a_failure(mer, model, library, tmp_path):
+    network = MERForAudioClassification.from_pretrained(model)
+    torch.nn.init.constant_(network.valence_arousal_head[-1].bias, torch.nan)
+    export(network, MERFeatureExtractor(), tmp_path / "model")
+    code, out, _ = mer("-f", "json", library / "b.wav", model=tmp_path / "model")
+    (row,) = json.loads(out)
+    assert code == 1 and "b.wav: the model's answer is no number" in row["error"] and "valence" not in row
 
 
 def test_a_worker_that_is_ended_is_said(mer, library, tmp_path, monkeypatch):

@@ -426,6 +426,12 @@ def test_permissions_and_links_stay(music, write):
     assert path.stat().st_mtime > 10**9  # players look at it
 
 
+def test_a_dry_run_says_what_could_not_be_written(music, hear):
+    (music / "a.wav").chmod(0o444)
+    code, out, err = hear(music / "a.wav", "--dry-run")
+    assert code == 1 and "the file is read-only" in err and "0 would be written" in err
+
+
 def test_where_a_model_lies_is_not_told(music, write):
     models = {"a.flac": "/home/someone/secret/mine@c0ffee", "a.ogg": "owner/mer@c0ffee"}
     write([record(music / name, model=model) for name, model in models.items()])

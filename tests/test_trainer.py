@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -387,25 +388,28 @@ def test_the_score_is_balanced_over_kinds_of_label_and_leaves_out_what_is_not_de
 @pytest.mark.parametrize(
     ("corpus", "cause"),
     [
-        (make_corpus(1), "too few tracks to choose the best checkpoint by"),
-        (make_corpus(8).map(lambda row: {"arousal": 3.0}), "too few tracks to choose the best checkpoint by"),
-        (make_corpus(1, kinds=("mood",)), "too few tracks to choose the best checkpoint by"),
-        (make_corpus(8, kinds=("mood",)).map(lambda row: {"mood_labels": [0.5] * 56}), "mood_labels must be 0 or 1"),
+        (lambda: make_corpus(1), "too few tracks to choose the best checkpoint by"),
+        (lambda: make_corpus(8).map(lambda row: {"arousal": 3.0}), "too few tracks to choose the best checkpoint by"),
+        (lambda: make_corpus(1, kinds=("mood",)), "too few tracks to choose the best checkpoint by"),
         (
-            make_corpus(8, kinds=("mood",)).map(lambda row: {"mood_labels": [float("nan")] + [0.0] * 55}),
+            lambda: make_corpus(8, kinds=("mood",)).map(lambda row: {"mood_labels": [0.5] * 56}),
             "mood_labels must be 0 or 1",
         ),
-        (make_corpus(1, kinds=("quadrant",)), None),
-        (make_corpus(2), None),
-        (make_corpus(4, kinds=("mood",)), None),
+        (
+            lambda: make_corpus(8, kinds=("mood",)).map(lambda row: {"mood_labels": [float("nan")] + [0.0] * 55}),
+            "mood_labels must be 0 or 1",
+        ),
+        (lambda: make_corpus(1, kinds=("quadrant",)), None),
+        (lambda: make_corpus(2), None),
+        (lambda: make_corpus(4, kinds=("mood",)), None),
     ],
 )
 def test_what_no_score_can_be_given_to_is_refused_before_training(tmp_path, corpus, cause):
     if cause is None:
-        assert np.isfinite(make_trainer(tmp_path, evaluation={"mine": corpus}).evaluate()["eval_score"])
+        assert np.isfinite(make_trainer(tmp_path, evaluation={"mine": corpus()}).evaluate()["eval_score"])
         return
     with pytest.raises(ValueError, match=cause):
-        make_trainer(tmp_path, evaluation={"mine": corpus})
+        make_trainer(tmp_path, evaluation={"mine": corpus()})
 
 
 @pytest.mark.parametrize(
@@ -525,6 +529,7 @@ def test_workers_that_stay_load_each_corpus(tmp_path):
         for trainer in (evaluated(tmp_path), evaluated(tmp_path, **options))
     )
     assert here == elsewhere and here["eval_deam_loss"] != here["eval_jamendo_loss"]
+    assert not multiprocessing.active_children()
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved_and_the_encoder_kept(tmp_path, monkeypatch):

@@ -327,14 +327,26 @@ class MERTrainer(Trainer):
             self.args.world_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
-        loader = DataLoader(
+        return self._loader(
             CorpusRows(self.train_dataset, self.args.random_segments, sampler, self.args.max_segments, self.extractor),
             batch_sampler=sampler,
             collate_fn=_TrainCollator(self.data_collator),
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Loader of one corpus, whole. Its workers never stay: the Trainer would keep one loader for all corpora."""
+        return self._loader(
+            self._heard(eval_dataset), batch_size=self.args.eval_batch_size, collate_fn=self.data_collator
+        )
+
+    def _loader(self, dataset, **options):
+        loader = DataLoader(
+            dataset,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            **options,
         )
         return self.accelerator.prepare(loader)
 
@@ -426,9 +438,7 @@ class MERTrainer(Trainer):
         metrics, by_corpus = {}, {}
         for corpus, dataset in (self.eval_dataset if eval_dataset is None else eval_dataset).items():
             prefix = f"{metric_key_prefix}_{corpus}"
-            # With persistent workers the Trainer keeps one loader for evaluation, whatever it is to load.
-            self.__dict__.pop("_eval_dataloaders", None)
-            loader = self.get_eval_dataloader(self._heard(dataset))
+            loader = self.get_eval_dataloader(dataset)
             found = self.evaluation_loop(
                 loader, "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix
             ).metrics
