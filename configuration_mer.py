@@ -100,6 +100,8 @@ class MERConfig(PreTrainedConfig):
             length, or `"equal"` as published, where a short last segment weighs as much as a full one.
         use_chord_statistics (`bool`, *optional*, defaults to `False`): whether the trunk also reads what
             [`harmony_mer.summarize_chords`] counts; not in the paper.
+        use_tonality (`bool`, *optional*, defaults to `False`): whether the trunk also reads the eight numbers about
+            tonality of [`harmony_mer.Harmony`]; not in the paper.
         use_chords, use_mode (`bool`, *optional*, default to `True`): whether the trunk reads the chord vector, and the
             mode of the key; without, the model has no weights for them and ignores such inputs.
         chord_roots, chord_qualities, modes (`tuple[str, ...]`, *optional*): vocabularies behind the ids. Index 0 of
@@ -134,6 +136,7 @@ class MERConfig(PreTrainedConfig):
     segment_pooling: str = "duration"
     use_chords: bool = True
     use_chord_statistics: bool = False
+    use_tonality: bool = False
     use_mode: bool = True
     chord_roots: list[str] | tuple[str, ...] = CHORD_ROOTS
     chord_qualities: list[str] | tuple[str, ...] = CHORD_QUALITIES

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .configuration_mer import MODES
 from .harmony_mer import (
+    NO_TONALITY,
     RECOGNIZERS,
     SILENCE,
     Harmony,
@@ -280,6 +281,7 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
         "chord_mask",
         "chord_statistics",
         "mode_ids",
+        "tonality",
     ]
 
     def __init__(
@@ -335,8 +337,8 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
 
         Returns:
             `BatchFeature` with `input_values (B, S, T)` float32, `segment_mask` and `lengths (B, S)`, `chord_root_ids`,
-            `chord_quality_ids` and `chord_mask (B, L)`, `mode_ids (B,)`, all int64, and `chord_statistics (B, 4)`
-            float32.
+            `chord_quality_ids` and `chord_mask (B, L)`, `mode_ids (B,)`, all int64, and `chord_statistics (B, 4)` and
+            `tonality (B, 8)` float32.
 
         Raises:
             MERAudioError: a clip that cannot be used; the sentence says which and why.
@@ -451,22 +453,25 @@ class MERFeatureExtractor(SequenceFeatureExtractor):
 
     def encode_harmony(self, harmony):
         """List of B [`Harmony`] -> `chord_root_ids`, `chord_quality_ids`, `chord_mask (B, L)`, `mode_ids (B,)`, int64,
-        and `chord_statistics (B, 4)` float32, what [`summarize_chords`] counts."""
-        encoded = [encode_chords(chords, key, self.max_chords) for chords, key in harmony]
+        and, float32, `chord_statistics (B, 4)`, what [`summarize_chords`] counts, and `tonality (B, 8)`, see
+        [`Harmony`]; of unknown tonality, `NO_TONALITY`."""
+        encoded = [encode_chords(clip.chords, clip.key, self.max_chords) for clip in harmony]
         length = max(len(roots) for roots, _ in encoded)
         ids = np.zeros((3, len(encoded), length), dtype=np.int64)
         for clip, (roots, qualities) in enumerate(encoded):
             ids[0, clip, : len(roots)] = roots
             ids[1, clip, : len(roots)] = qualities
             ids[2, clip, : len(roots)] = 1
-        statistics = [summarize_chords(chords, self.segment_seconds) for chords, _ in harmony]
-        modes = [0 if key is None else MODES.index(Key.parse(str(key)).mode) for _, key in harmony]
+        statistics = [summarize_chords(clip.chords, self.segment_seconds) for clip in harmony]
+        modes = [0 if clip.key is None else MODES.index(Key.parse(str(clip.key)).mode) for clip in harmony]
+        tonality = [NO_TONALITY if clip.tonality is None else clip.tonality for clip in harmony]
         return {
             "chord_root_ids": ids[0],
             "chord_quality_ids": ids[1],
             "chord_mask": ids[2],
             "chord_statistics": np.array(statistics, dtype=np.float32),
             "mode_ids": np.array(modes, dtype=np.int64),
+            "tonality": np.array(tonality, dtype=np.float32),
         }
 
 

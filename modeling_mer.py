@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_mer import MERConfig, MERMelConfig
 from .feature_extraction_mer import MERFeatureExtractor
-from .harmony_mer import NO_CHORDS
+from .harmony_mer import NO_CHORDS, NO_TONALITY
 
 # Not used here: the files that this one imports are saved beside the weights, so every saved model brings its pipeline.
 from .pipeline_mer import MERPipeline  # noqa: F401
@@ -438,7 +438,7 @@ class MERModel(MERPreTrainedModel):
         self.chord_encoder = MERChordEncoder(config) if config.use_chords else None
         self.dropout = nn.Dropout(config.head_dropout)
         width = config.embedding_size + config.use_chords * config.chord_size + config.use_mode
-        width += config.use_chord_statistics * len(NO_CHORDS)
+        width += config.use_chord_statistics * len(NO_CHORDS) + config.use_tonality * len(NO_TONALITY)
         self.trunk = nn.Linear(width, config.trunk_size)
         self.post_init()
 
@@ -502,6 +502,7 @@ class MERModel(MERPreTrainedModel):
         mode_ids=None,
         segment_embeddings=None,
         chord_statistics=None,
+        tonality=None,
     ):
         """Compute the shared embedding of a batch of B clips.
 
@@ -517,6 +518,8 @@ class MERModel(MERPreTrainedModel):
                 the encoder made of it before.
             chord_statistics (`torch.FloatTensor` of shape `(B, 4)`, *optional*): what [`harmony_mer.summarize_chords`]
                 counts; those of no chords by default. Read only if `config.use_chord_statistics`.
+            tonality (`torch.FloatTensor` of shape `(B, 8)`, *optional*): see [`harmony_mer.Harmony`]; that of unknown
+                music by default. Read only if `config.use_tonality`.
 
         Returns:
             [`MEROutput`] with `embedding` and `segment_embeddings`.
@@ -550,6 +553,10 @@ class MERModel(MERPreTrainedModel):
         if self.config.use_mode:
             mode = pooled.new_zeros(clips) if mode_ids is None else mode_ids.to(pooled.dtype)
             features.append(mode.unsqueeze(-1))
+        if self.config.use_tonality:
+            if tonality is None:
+                tonality = pooled.new_tensor(NO_TONALITY).expand(clips, -1)
+            features.append(tonality.to(pooled.dtype))
         embedding = torch.relu(self.trunk(self.dropout(torch.cat(features, dim=-1))))
         return MEROutput(embedding=embedding, segment_embeddings=segment_embeddings)
 
@@ -644,6 +651,7 @@ class MERForAudioClassification(MERPreTrainedModel):
         valence_arousal_labels=None,
         quadrant_labels=None,
         chord_statistics=None,
+        tonality=None,
     ):
         """Predict tags, valence and arousal; compute the loss of whatever labels are given.
 
@@ -670,6 +678,7 @@ class MERForAudioClassification(MERPreTrainedModel):
             mode_ids=mode_ids,
             segment_embeddings=segment_embeddings,
             chord_statistics=chord_statistics,
+            tonality=tonality,
         )
         output.logits = self.mood_head(output.embedding)
         answer = self.valence_arousal_head(output.embedding)

@@ -94,7 +94,8 @@ def window_times(duration, curve, hop):
 
 
 def _harmony_within(harmony, times):
-    """The chords that sound in each of some windows (in order), cut to it, and the clip's key: list of `Harmony`."""
+    """The chords that sound in each of some windows (in order), cut to it, and the clip's key and tonality: list of
+    `Harmony`."""
     starts, ends = ([chord[place] for chord in harmony.chords] for place in (0, 1))
     parts = []
     for start, end in times:

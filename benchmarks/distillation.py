@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from mer import MERConfig, MERForAudioClassification, MERMelConfig
 from mer.configuration_mer import MOOD_TAGS, QUADRANTS
-from mer.harmony_mer import NO_CHORDS
+from mer.harmony_mer import NO_CHORDS, NO_TONALITY
 from mer.scripts.train_teacher import with_new_heads
 from mer.training.trainer import MERTrainer, MERTrainingArguments, combined_score
 from sklearn.model_selection import GroupShuffleSplit
@@ -78,6 +78,7 @@ def dataset(embeddings, **columns):
             "chord_quality_ids": [[0]] * count,
             "chord_statistics": [NO_CHORDS] * count,
             "mode_id": [0] * count,
+            "tonality": [NO_TONALITY] * count,
         }
     )
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from mer import MERConfig, MERForAudioClassification
-from mer.harmony_mer import NO_CHORDS
+from mer.harmony_mer import NO_CHORDS, NO_TONALITY
 from mer.training.features import COMPUTED, FINGERPRINT_FILE, LABELS, load_features
 from mer.training.trainer import MERTrainer, MERTrainingArguments
 from tqdm import tqdm
@@ -49,6 +49,7 @@ def write_cache(folder, tracks):
             "chord_quality_ids": random.integers(0, 14, (len(rows), CHORDS)).tolist(),
             "chord_statistics": random.random((len(rows), len(NO_CHORDS))).tolist(),
             "mode_id": random.integers(0, 2, len(rows)).tolist(),
+            "tonality": random.random((len(rows), len(NO_TONALITY))).tolist(),
         }
         arrays = [pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in schema]
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / f"shard-{shard:05}.parquet")

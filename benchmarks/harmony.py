@@ -65,7 +65,7 @@ def main():
     key_network = CNNKeyRecognitionProcessor()
     recognizer = get_recognizer()
     rows = {
-        "mer: deep chroma, key of network and chords": lambda x: recognizer(x, 44100),
+        "mer: deep chroma, key of network and chords": lambda x: recognizer(x, 44100)[:2],
         "madmom deep chroma + CRF": lambda x: ([Chord(*c) for c in deep_decoder(deep(x))], None),
         "madmom CNN + CRF": lambda x: ([Chord(*c) for c in cnn_decoder(cnn(x))], None),
         "madmom key network": lambda x: (None, Key.parse(key_prediction_to_label(key_network(x)))),

@@ -103,7 +103,7 @@ def predict_features(model, rows):
     collate = FeatureCollator(num_labels=model.config.num_labels)
     inputs = (
         "segment_embeddings", "lengths", "segment_mask", "chord_root_ids", "chord_quality_ids", "chord_mask",
-        "chord_statistics", "mode_ids",
+        "chord_statistics", "mode_ids", "tonality",
     )  # fmt: skip
     parts = []
     for batch in torch.utils.data.DataLoader(rows, BATCH_SIZE, collate_fn=collate):

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..harmony_mer import NO_CHORDS
+from ..harmony_mer import NO_CHORDS, NO_TONALITY
 from .predict import EMBEDDED_MODEL, load_pipeline, one_line
 
 ENCODER_FILE, HEADS_FILE = "encoder.onnx", "heads.onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 HEAD_INPUTS = (
     "segment_embeddings", "lengths", "chord_root_ids", "chord_quality_ids", "chord_mask", "mode_ids",
-    "chord_statistics",
+    "chord_statistics", "tonality",
 )  # fmt: skip
 SAMPLES = [EMBEDDED_MODEL / "samples" / f"{name}.ogg" for name in ("bright", "dark")]
 
@@ -105,8 +105,9 @@ def export_onnx(model, extractor, out, int8=False):
     clips, per_clip, chords = Dim("clips"), Dim("segments_of_a_clip"), Dim("chords", max=10_000)
     # Tensors of their own: inputs that are one tensor in the example would stay one.
     ids = [torch.ones(shape, dtype=torch.long) for shape in ((3, 4), (3, 7), (3, 7), (3, 7), (3,))]
-    example = (torch.randn(3, 4, model.config.embedding_size), *ids, torch.rand(3, len(NO_CHORDS)))
-    places = ({0: clips, 1: per_clip}, {0: clips, 1: per_clip}, *[{0: clips, 1: chords}] * 3, {0: clips}, {0: clips})
+    numbers = [torch.rand(3, len(unknown)) for unknown in (NO_CHORDS, NO_TONALITY)]
+    example = (torch.randn(3, 4, model.config.embedding_size), *ids, *numbers)
+    places = (*[{0: clips, 1: per_clip}] * 2, *[{0: clips, 1: chords}] * 3, *[{0: clips}] * 3)
     _write(Encoder(), (torch.randn(2, 2 * extractor.sampling_rate),), ({0: segments, 1: samples},),
         ("input_values",), ("segment_embeddings",), out / ENCODER_FILE)  # fmt: skip
     _write(Heads(), example, (places,), HEAD_INPUTS, ("logits", "valence_arousal"), out / HEADS_FILE)

@@ -69,6 +69,7 @@ def make_card(model, record=None, repo_id=PLACEHOLDER, origin=None):
         ("chords", config.use_chords),
         ("four numbers about them", config.use_chord_statistics),
         ("mode", config.use_mode),
+        ("eight numbers about the tonality", config.use_tonality),
     )
     inputs = [text for text, used in read if used]
     lines = [

@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from ..configuration_mer import QUADRANTS, MERConfig, MERMelConfig
 from ..feature_extraction_mer import MERAudioError, MERFeatureExtractor, load_audio
-from ..harmony_mer import NO_CHORDS, Chord, Harmony, Key
+from ..harmony_mer import NO_CHORDS, NO_TONALITY, Chord, Harmony, Key
 from ..modeling_mer import MERForAudioClassification, mood_loss, quadrant_loss
 from ..training.losses import mood_distillation_loss, valence_arousal_distillation_loss
 from .export_hub import export
@@ -61,7 +61,7 @@ SIZES = {
 }
 PARTS = ("embedding", "tags", "va", "words", "directions")  # of the loss that can be left out; people's quadrants stay
 # What else can.
-OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "altered", "worse")
+OTHERS = ("game", "emopia", "vgmidi", "pretraining", "probe", "chords", "mode", "tonality", "altered", "worse")
 MUON_RATE = 0.03
 PROBE_C = 0.02  # of the teacher of quadrants
 LOG_ODDS = 0.55  # points of valence or arousal for one of a probe's
@@ -161,15 +161,15 @@ def extract(rows, work, extractor, encoder):
                 np.savez(file, mel=mel.numpy().astype(np.float16), frames=frames)
             os.replace(temporary, mel_file)
         if not harmony_file.exists():
-            chords, key = extractor.recognize_harmony(waveform, rate)
+            harmony = extractor.recognize_harmony(waveform, rate)
             temporary = harmony_file.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"chords": chords, "key": key}), encoding="utf-8")
+            temporary.write_text(json.dumps(harmony._asdict()), encoding="utf-8")
             os.replace(temporary, harmony_file)
 
 
 def _files(work, track):
     name = track.replace("/", "__")
-    return work / f"{name}.npz", work / f"{name}.json"
+    return work / f"{name}.npz", work / f"{name}.harmony.json"
 
 
 def read_data(data, game, midi=None, tagger=None):
@@ -282,7 +282,7 @@ def assign_fold(rows, fold):
 
 def pretrain(rows, extractor, config, args, log):
     """What teachers heard in game music, learnt once for all runs that leave the same things out; returns weights."""
-    without = sorted({"embedding", "tags", "va", "chords", "mode"} & set(args.without))
+    without = sorted({"embedding", "tags", "va", "chords", "mode", "tonality"} & set(args.without))
     name = "-".join(["pretrained", args.size, *(["paper"] if args.paper else []), *(f"no-{part}" for part in without)])
     checkpoint = args.work / f"{name}.pt"
     if checkpoint.exists():
@@ -300,8 +300,8 @@ def pretrain(rows, extractor, config, args, log):
 def teach_quadrants(rows, features, extractor, probed=True):
     """Rows with `likely`, the probabilities of Q1 to Q4 (4,), NaN but for clips of the training split and their altered
     versions: what a teacher of quadrants says of them, a probe on the other teachers' embeddings and on the harmony in
-    `features` (what is counted of chords, and the mode) that learnt people's quadrants; or, unless `probed`, those
-    quadrants themselves, of the clips alone.
+    `features` (what is counted of chords, the mode and the tonality) that learnt people's quadrants; or, unless
+    `probed`, those quadrants themselves, of the clips alone.
 
     Other music is left out: of half the game music the probe says that it is pleasant and calm, dark music among it.
     """
@@ -314,7 +314,7 @@ def teach_quadrants(rows, features, extractor, probed=True):
         def blocks(chosen):
             harmony = [read_harmony(rows[index], features, extractor) for index in chosen]
             embeddings = np.array([rows[index]["embedding"] for index in chosen]).reshape(-1, EMBEDDING)
-            return *networks(embeddings), _counted(harmony, ("chord_statistics", "mode_ids"))
+            return *networks(embeddings), _counted(harmony, ("chord_statistics", "mode_ids", "tonality"))
 
         weight, bias = probe(blocks(heard), quadrants)
         heard += [index for index, row in enumerate(rows) if row["version"] and row["split"] == "train"]
@@ -350,11 +350,11 @@ def read_harmony(row, features, extractor):
         for start, stop, name in heard["chords"]
         if stop > begin and start < end
     ]
-    return extractor.encode_harmony([Harmony(chords, heard["key"] and Key(*heard["key"]))])
+    return extractor.encode_harmony([Harmony(chords, heard["key"] and Key(*heard["key"]), heard["tonality"])])
 
 
 def _counted(harmony, names):
-    # Numbers of each `read_harmony` side by side: (n, up to 5).
+    # Numbers of each `read_harmony` side by side: (n, up to 13).
     columns = [np.concatenate([encoded[name] for encoded in harmony]).reshape(len(harmony), -1) for name in names]
     return np.concatenate([*columns, np.zeros((len(harmony), 0))], axis=1)
 
@@ -402,18 +402,18 @@ class Segments(torch.utils.data.Dataset):
         names = ("chord_root_ids", "chord_quality_ids", "chord_mask")
         found = torch.from_numpy(np.concatenate([row["harmony"][name] for name in names]))
         chords[:, : found.shape[1]] = found
-        counted = torch.from_numpy(row["harmony"]["chord_statistics"][0])
+        counted, tonality = (torch.from_numpy(row["harmony"][name][0]) for name in ("chord_statistics", "tonality"))
         numbers = {name: row[name] for name in ("mood", "va", "words", "rated", "likely")}
         if self.train:
             random = np.random.default_rng((self.seed, self.epoch, index))
             mel, start = crop(mel, random)
             numbers["embedding"] = windows(row["patches"], start)
             if random.random() < 0.3:
-                chords[2], counted = 0, torch.tensor(NO_CHORDS)
+                chords[2], counted, tonality = 0, torch.tensor(NO_CHORDS), torch.tensor(NO_TONALITY)
             if self.worse and random.random() < 1 / 6:
                 mel = degrade(mel, self.frequencies, random)
         mode = torch.tensor(int(row["harmony"]["mode_ids"][0]))
-        item = {"mel": mel, "chords": chords, "counted": counted, "mode": mode}
+        item = {"mel": mel, "chords": chords, "counted": counted, "tonality": tonality, "mode": mode}
         item |= {name: torch.tensor(row[name]) for name in ("quadrant", "piano")}
         return item | {name: torch.from_numpy(value) for name, value in numbers.items()}
 
@@ -463,6 +463,7 @@ class Student(nn.Module):
             chord_quality_ids=qualities,
             chord_mask=mask,
             chord_statistics=batch["counted"],
+            tonality=batch["tonality"],
             mode_ids=batch["mode"],
         )
         last = torch.cat([hidden_states[layer].float() for layer in self.model.config.layers], dim=-1)
@@ -471,21 +472,22 @@ class Student(nn.Module):
 
 
 def fit_probe(rows, statistics, config):
-    """A [`probe`] for [`join`] on what the trunk reads: embeddings, standardised, and what is counted of chords, and the
-    mode, as far as the model of a configuration has them.
+    """A [`probe`] for [`join`] on what the trunk reads: embeddings, standardised, and what is counted of chords, the
+    mode and the tonality, as far as the model of a configuration has them.
 
     Args:
         rows (`list` of `dict`): training data, with `harmony` ([`read_harmony`]); those with people's quadrants teach.
         statistics (`dict`): `mean` and `std` of the embeddings that the student imitates.
 
     Returns:
-        Weights (4, EMBEDDING + up to 5) and biases (4,), float64.
+        Weights (4, EMBEDDING + up to 13) and biases (4,), float64.
     """
     heard = [row for row in rows if row["quadrant"] >= 0]
     embeddings = torch.from_numpy(np.array([row["embedding"] for row in heard]))
     embeddings = ((embeddings - statistics["mean"].cpu()) / statistics["std"].cpu()).numpy().astype(np.float64)
     # What the trunk reads last, in this order.
     names = ["chord_statistics"] * config.use_chord_statistics + ["mode_ids"] * config.use_mode
+    names += ["tonality"] * config.use_tonality
     counted = _counted([row["harmony"] for row in heard], names)
     blocks = [*networks(embeddings), counted] if counted.size else networks(embeddings)
     return tuple(torch.from_numpy(v).to(DEVICE) for v in probe(blocks, [row["quadrant"] for row in heard]))
@@ -752,7 +754,7 @@ def make_config(args):
         stem_channels=stem, hidden_size=hidden, intermediate_size=inside, num_hidden_layers=blocks, hidden_dropout=0.0
     )
     inputs = {name: "chords" not in args.without for name in ("use_chords", "use_chord_statistics")}
-    inputs["use_mode"] = "mode" not in args.without
+    inputs |= {f"use_{name}": name not in args.without for name in ("mode", "tonality")}
     return MERConfig(encoder_config=encoder_config, head_dropout=0.2, quadrant_head=True, **inputs)
 
 

@@ -142,6 +142,7 @@ def with_new_heads(base, train, use_chords=True, use_mode=True):
     config.thresholds, config.quadrant_temperature = None, 1.0  # those of other heads
     config.use_chords, config.use_mode = use_chords, use_mode
     config.use_chord_statistics = config.use_chord_statistics and use_chords
+    config.use_tonality = config.use_tonality and use_chords and use_mode  # it tells of both
     model = MERForAudioClassification(config)
     model.mer.encoder.load_state_dict(base.mer.encoder.state_dict())
     return model

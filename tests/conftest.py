@@ -39,6 +39,7 @@ def tiny_config():
         ),
         layers=(1, 2),
         use_chord_statistics=True,
+        use_tonality=True,
         trunk_size=24,
         head_size=12,
     )

@@ -166,7 +166,7 @@ def test_served_it_answers_what_theirs_answers(tmp_path, monkeypatch):
     monkeypatch.setattr(pipe, "postprocess", lambda output, **_: [output["logits"][0], output["valence_arousal"][0]])
     clips = [0.1 * torch.randn(size) for size in heard]
     expected = []
-    for clip, (chords, key) in zip(clips, heard.values()):
+    for clip, (chords, key, _) in zip(clips, heard.values()):
         means = []
         for segment in clip.split(12000):
             segment = (segment - segment.mean()) / (segment.var(correction=0) + 1e-7).sqrt()

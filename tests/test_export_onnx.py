@@ -40,7 +40,10 @@ def answers(model, inputs):
     return output.logits.numpy(), output.valence_arousal.numpy()
 
 
-@pytest.mark.parametrize("values", [{}, {"layers": (4,), "use_chord_statistics": True}, {"feat_extract_norm": "layer"}])
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"layers": (4,), "use_chord_statistics": True, "use_tonality": True}, {"feat_extract_norm": "layer"}],
+)
 def test_the_answers_are_the_models(extractor, tmp_path, values):
     """Clips of several segments with a short last one, several clips at once, many chords and none."""
     model = make_model(**values)

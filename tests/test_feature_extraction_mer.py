@@ -9,6 +9,7 @@ import torch
 from signals import tone
 from mer import Chord, Harmony, Key, MERFeatureExtractor, load_audio
 from mer.configuration_mer import CHORD_QUALITIES, CHORD_ROOTS
+from mer.harmony_mer import NO_TONALITY
 from transformers import AutoFeatureExtractor
 
 RATE = 16000
@@ -66,7 +67,7 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(extractor):
     clips = [tone(3, RATE, seed=1), tone(65, RATE, seed=2), tone(31, RATE, seed=3)]
     harmony = [
         Harmony([Chord(0, 1, "C:maj")], Key("C", "major")),
-        Harmony([Chord(0, 1, "A:min"), Chord(1, 2, "E:7")], Key("A", "minor")),
+        Harmony([Chord(0, 1, "A:min"), Chord(1, 2, "E:7")], Key("A", "minor"), [0.25] * 8),
         Harmony([], None),
     ]
     together = extractor(clips, sampling_rate=RATE, harmony=harmony, return_tensors="np")
@@ -74,6 +75,7 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(extractor):
     assert together["segment_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 0]]
     assert together["chord_mask"].tolist() == [[1, 0], [1, 1], [0, 0]]
     assert together["mode_ids"].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(together["tonality"], [NO_TONALITY, [0.25] * 8, NO_TONALITY], atol=1e-6)
     for index, clip in enumerate(clips):
         alone = extractor(clip, sampling_rate=RATE, harmony=harmony[index], return_tensors="np")
         count = alone["lengths"].shape[1]
@@ -125,6 +127,7 @@ def test_recognition_feeds_the_ids_and_is_returned():
     for name, value in expected.items():
         np.testing.assert_array_equal(features[name], value)
     assert features["mode_ids"].tolist() == [("major", "minor").index(harmony.key.mode)]
+    np.testing.assert_allclose(features["tonality"], [harmony.tonality], rtol=1e-6)
 
 
 def test_lists_arrays_and_tensors_are_the_same(extractor):

@@ -19,6 +19,7 @@ import torch
 from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERPipeline
 from mer.configuration_mer import MOOD_TAGS
 from mer.feature_extraction_mer import load_audio
+from mer.harmony_mer import NO_TONALITY
 from mer.training import features
 from mer.training.features import (
     FeatureCacheError,
@@ -114,6 +115,7 @@ def test_columns_come_through_in_order(tiny_model, deaf, music, tmp_path):
     assert [np.shape(row) for row in found["segment_embeddings"][:3]] == [(1, 32), (1, 32), (2, 32)]
     assert found["chord_root_ids"][:] == [[]] * 7 and found["mode_id"][:] == [0] * 7
     assert found["chord_statistics"][:] == [[1, 0, 0, 0]] * 7
+    np.testing.assert_allclose(found["tonality"][:], [NO_TONALITY] * 7, atol=1e-6)
 
 
 def test_rows_may_know_little(tiny_model, deaf, music, tmp_path):
@@ -457,6 +459,7 @@ def row(segments=2, chords=3, **values):
         "chord_quality_ids": [2] * chords,
         "chord_statistics": [0.25, 0.5, 0.125, 0.75],
         "mode_id": 1,
+        "tonality": [0.5] * 7 + [-2.0],
         "mood_labels": None,
         "valence": None,
         "arousal": None,
@@ -477,6 +480,7 @@ def test_batch_of_rows_of_all_kinds():
     assert batch["chord_mask"].tolist() == [[0, 0], [1, 1], [1, 0]]
     assert batch["mode_ids"].tolist() == [1, 0, 1]
     assert batch["chord_statistics"].tolist() == [[0.25, 0.5, 0.125, 0.75]] * 3
+    assert batch["tonality"].tolist() == [[0.5] * 7 + [-2.0]] * 3
     assert batch["labels"][0].tolist() == tags and batch["labels"][1:].isnan().all()
     assert batch["valence_arousal_labels"][1].tolist() == [2.5, 8.0]
     assert batch["valence_arousal_labels"][[0, 2]].isnan().all()

@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_imports
 
 import mer.harmony_mer as harmony
 from mer.configuration_mer import CHORD_QUALITIES, CHORD_ROOTS
+from mer.feature_extraction_mer import load_audio
 from mer.harmony_mer import (
     Chord,
     HarmonyRecognizer,
@@ -227,7 +228,7 @@ def test_a_bad_lab_line_is_named(tmp_path, line):
 )
 def test_a_progression_is_recognised(recognizer, labels, key, rate):
     waveform = tones(labels, rate=rate)
-    chords, found = recognizer(waveform, rate)
+    chords, found, _ = recognizer(waveform, rate)
     assert [chord.label for chord in chords] == labels
     assert found == key
     assert chords[0].start == 0 and chords[-1].end == len(waveform) / rate
@@ -248,7 +249,26 @@ def test_blocks_give_what_madmom_gives_in_one_go(recognizer, seconds):
     expected = chroma.DeepChromaProcessor()(waveform).reshape(-1, 12)
     np.testing.assert_allclose(recognizer._chroma(spectrogram), expected, atol=1e-4)
     scores = np.exp(recognizer._key_scores(spectrogram[::2]))
-    np.testing.assert_allclose(scores / scores.sum(), key.CNNKeyRecognitionProcessor()(waveform)[0], atol=1e-4)
+    keys = key.CNNKeyRecognitionProcessor()(waveform)[0]
+    np.testing.assert_allclose(scores / scores.sum(), keys, atol=1e-4)
+    if seconds > 1:  # else no chord is heard
+        major, *intervals = recognizer(waveform, 44100).tonality
+        assert major == pytest.approx(keys[:12].sum(), abs=1e-4)
+        for steps, found in enumerate(intervals):
+            together = [sum(frame[p] * frame[(p + steps) % 12] for p in range(12)) for frame in expected]
+            assert found == pytest.approx(np.log(np.mean(together) + 0.01), abs=1e-3)
+
+
+def test_tonality_tells_modes_apart_and_not_tonics(recognizer):
+    bright, dark = (recognizer(*load_audio(ROOT / "samples" / f"{name}.ogg")) for name in ("bright", "dark"))
+    assert bright.key.mode == "major" and bright.tonality[0] > 0.9
+    assert dark.key.mode == "minor" and dark.tonality[0] < 0.1
+    chroma, scores = np.random.default_rng(0).uniform(0, 1, (50, 12)), np.arange(24.0)
+    higher = np.roll(chroma, 3, axis=1), np.roll(scores.reshape(2, 12), 3, axis=1).ravel()
+    np.testing.assert_allclose(recognizer._tonality(*higher), recognizer._tonality(chroma, scores))
+    triads = recognizer(tones("C:maj F:maj G:maj C:maj".split()), 44100).tonality
+    # A triad has both thirds and a fifth, which is a fourth from below, but no second and no tritone.
+    assert min(triads[4:7]) > max(triads[2], triads[3], triads[7]) + 1
 
 
 @pytest.mark.parametrize("rate", [44100, 16000])
@@ -257,9 +277,11 @@ def test_quiet_music_has_the_chords_of_loud_music(recognizer, rate):
     expected = recognizer(loud, rate)
     assert [chord.label for chord in expected.chords] == ["A:min", "E:maj", "D:min", "A:min"]
     for decibels in (-60, -30, 20):
-        assert recognizer(loud * 10 ** (decibels / 20), rate) == expected
+        heard = recognizer(loud * 10 ** (decibels / 20), rate)
+        assert heard[:2] == expected[:2]
+        assert heard.tonality == pytest.approx(expected.tonality, abs=1e-3)
     silent = recognizer(loud * 1e-5, rate)
-    assert [chord.label for chord in silent.chords] == ["N"] and silent.key is None
+    assert [chord.label for chord in silent.chords] == ["N"] and silent.key is silent.tonality is None
 
 
 def test_block_sizes_do_not_change_the_answer(recognizer, monkeypatch):
@@ -275,19 +297,22 @@ def test_block_sizes_do_not_change_the_answer(recognizer, monkeypatch):
     # Only the frames beside a cut differ: there, the network sees the block's border.
     blocks = recognizer._key_scores(spectrogram[::2])
     assert np.argmax(blocks) == np.argmax(scores) and np.abs(blocks - scores).max() < 1.0
-    assert recognizer(waveform, 44100) == whole
+    again = recognizer(waveform, 44100)
+    assert again[:2] == whole[:2]
+    assert again.tonality == pytest.approx(whole.tonality, abs=0.05)
 
 
 def test_odd_input(recognizer):
-    assert recognizer(np.zeros(0, np.float32), 44100) == ([], None)
+    assert recognizer(np.zeros(0, np.float32), 44100) == ([], None, None)
     for samples in (1, 4410, 44100, 3 * 44100 + 1):
-        assert recognizer(np.zeros(samples, np.float32), 44100) == ([Chord(0.0, samples / 44100, "N")], None)
+        assert recognizer(np.zeros(samples, np.float32), 44100) == ([Chord(0.0, samples / 44100, "N")], None, None)
     rng = np.random.default_rng(0)
     for rate in (1000, 8000, 44100.0, 192000):
         for samples in (1, 2, 100, 441, 4411, 20000):
-            chords, key = recognizer(10 ** rng.uniform(-6, 6) * rng.normal(size=samples), rate)
+            chords, key, tonality = recognizer(10 ** rng.uniform(-6, 6) * rng.normal(size=samples), rate)
             assert chords[0].start == 0 and chords[-1].end == samples / rate and all(c.end > c.start for c in chords)
-            assert (key is None) == all(chord.label == "N" for chord in chords)
+            assert (key is None) == (tonality is None) == all(chord.label == "N" for chord in chords)
+            assert tonality is None or np.isfinite(tonality).all()
     for bad in (np.zeros((2, 100)), np.float32(1)):
         with pytest.raises(ValueError, match="mono"):
             recognizer(bad, 44100)
@@ -359,7 +384,7 @@ def test_rendered_pop_songs_reach_the_accuracy_asked_for(recognizer, tmp_path):
         render = ["fluidsynth", "-ni", "-q", "-g", "0.5", "-r", "44100", "-F", wav, SOUNDFONT, midi]
         subprocess.run(render, check=True, capture_output=True, stdin=subprocess.DEVNULL)
         audio, rate = soundfile.read(wav, dtype="float32")
-        chords, key = recognizer(audio.mean(axis=1), rate)
+        chords, key, _ = recognizer(audio.mean(axis=1), rate)
         annotated = read_lab(POP909 / song / "chord_midi.txt")
         scores.append(
             mir_eval.chord.evaluate(

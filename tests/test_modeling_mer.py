@@ -35,11 +35,12 @@ HUBERT = dict(
 )
 
 
-def hubert_config(layers=(1, 2), use_chord_statistics=False, **values):
+def hubert_config(layers=(1, 2), use_chord_statistics=False, use_tonality=False, **values):
     return MERConfig(
         encoder_config=HubertConfig(**HUBERT | values),
         layers=layers,
         use_chord_statistics=use_chord_statistics,
+        use_tonality=use_tonality,
         trunk_size=24,
         head_size=12,
     )
@@ -54,6 +55,7 @@ def batch(clips=3, segments=2, samples=4000, chords=5):
         "chord_mask": torch.ones(clips, chords, dtype=torch.long),
         "chord_statistics": torch.rand(clips, 4),
         "mode_ids": torch.tensor([0, 1, 0][:clips]),
+        "tonality": torch.randn(clips, 8),
     }
 
 
@@ -334,18 +336,21 @@ def test_chord_encoder_against_a_hand_written_transformer(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("use_chords", "use_statistics", "use_mode"),
-    [(False, True, True), (True, False, True), (True, True, False), (False, False, False)],
-)
+    ("use_chords", "use_statistics", "use_mode", "use_tonality"),
+    [
+        (False, True, True, True), (True, False, True, True), (True, True, False, True), (True, True, True, False),
+        (False, False, False, False),
+    ],
+)  # fmt: skip
 def test_a_model_without_chords_or_mode_has_no_weights_for_them_and_does_not_hear_them(
-    use_chords, use_statistics, use_mode, tiny_config, tmp_path
+    use_chords, use_statistics, use_mode, use_tonality, tiny_config, tmp_path
 ):
     torch.manual_seed(0)
     whole = MERForAudioClassification(tiny_config)
     tiny_config.use_chords, tiny_config.use_mode = use_chords, use_mode
-    tiny_config.use_chord_statistics = use_statistics
+    tiny_config.use_chord_statistics, tiny_config.use_tonality = use_statistics, use_tonality
     model = MERForAudioClassification(tiny_config).eval()
-    less = 8 * (not use_chords) + 4 * (not use_statistics) + (not use_mode)
+    less = 8 * (not use_chords) + 4 * (not use_statistics) + (not use_mode) + 8 * (not use_tonality)
     assert model.mer.trunk.in_features == whole.mer.trunk.in_features - less
     assert any("chord" in name for name in model.state_dict()) == use_chords
     inputs = batch()
@@ -356,6 +361,7 @@ def test_a_model_without_chords_or_mode_has_no_weights_for_them_and_does_not_hea
         (("chord_root_ids", "chord_quality_ids"), lambda ids: (ids + 1) % 13, use_chords),
         (("chord_statistics",), lambda counted: counted + 0.5, use_statistics),
         (("mode_ids",), lambda ids: 1 - ids, use_mode),
+        (("tonality",), lambda tonality: tonality + 0.5, use_tonality),
     ):
         got = run(model, inputs | {name: change(inputs[name]) for name in names})
         assert torch.equal(got, expected) != heard

@@ -241,7 +241,8 @@ def by_hand(model, extractor, song, answer, start, end):
         window = (window - around.mean()) / np.sqrt(around.var() + 1e-7)
     chords = [Chord(**chord) for chord in answer["chords"] if chord["start"] < end and start < chord["end"]]
     chords = [Chord(max(chord.start, start), min(chord.end, end), chord.label) for chord in chords]
-    harmony = Harmony(chords, answer["key"] and Key.parse(answer["key"]))
+    tonality = extractor.recognize_harmony(song["array"], song["sampling_rate"]).tonality
+    harmony = Harmony(chords, answer["key"] and Key.parse(answer["key"]), tonality)
     inputs = {name: torch.from_numpy(value) for name, value in extractor.encode_harmony([harmony]).items()}
     with torch.no_grad():
         output = model(input_values=torch.from_numpy(window.astype(np.float32))[None, None], **inputs)
@@ -251,7 +252,7 @@ def by_hand(model, extractor, song, answer, start, end):
 @pytest.mark.parametrize("kind", ["mel", "hubert", "not normalised"])
 def test_a_curve_equals_its_windows_by_hand(tiny_model, hubert, song, kind):
     """Each window: cut from the resampled song, in the loudness of the 30 s around it, with its chords and the song's
-    key; the answer about the whole song is not changed."""
+    key and tonality; the answer about the whole song is not changed."""
     model = hubert if kind == "hubert" else tiny_model
     extractor = MERFeatureExtractor(do_normalize=kind != "not normalised")
     pipe = MERPipeline(model=model, feature_extractor=extractor)

@@ -147,9 +147,10 @@ def test_the_card_says_what_is_known_and_the_hub_reads_it():
 
 def test_small_thresholds_are_not_shown_as_none_at_all():
     model = tiny()
-    model.config.thresholds, model.config.use_chord_statistics = [0.00437] + [0.25] * 55, True
+    model.config.thresholds = [0.00437] + [0.25] * 55
+    model.config.use_chord_statistics = model.config.use_tonality = True
     card = make_card(model)
-    assert "action 0.00437, adventure 0.25," in card and "chords, four numbers about them, mode" in card
+    assert "action 0.00437, adventure 0.25," in card and "chords, four numbers about them, mode, eight" in card
 
 
 def test_what_was_written_into_the_card_is_pushed(trained, tmp_path):

@@ -236,18 +236,19 @@ def test_windows_of_a_crop_are_taught_what_was_heard_in_them():
 @pytest.fixture
 def probed():
     """A student, what a probe is fitted on, a batch, and scikit-learn's own pipeline fitted to the same: on what the
-    student imitates, and on chords and mode."""
+    student imitates, and on chords, mode and tonality."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     student = train_small.Student(train_small.make_config(train_small.parse_arguments(
         ["--data", ".", "--game", ".", "--work", ".", "--size", "small"]
     )), 3).eval()  # fmt: skip
-    rows, counted = [], random.uniform(0, 1, (80, 5)).astype(np.float32)
+    rows, counted = [], random.uniform(0, 1, (80, 13)).astype(np.float32)
     counted[:, 4] = random.integers(0, 2, 80)  # the mode
     for n in range(80):
         embedding = random.standard_normal(train_small.EMBEDDING).astype(np.float32)
         embedding[n % 4 :: 4] += 2  # tells the quadrant
         harmony = {"chord_statistics": counted[n : n + 1, :4], "mode_ids": counted[n : n + 1, 4].astype(int)}
+        harmony["tonality"] = counted[n : n + 1, 5:]
         rows.append({"quadrant": n % 4, "embedding": embedding, "harmony": harmony})
     rows += [{"quadrant": -100, "embedding": np.full(train_small.EMBEDDING, np.nan, np.float32)}]
     statistics = {name: torch.full((train_small.EMBEDDING,), value) for name, value in (("mean", 0.3), ("std", 1.7))}
@@ -256,10 +257,11 @@ def probed():
         "chords": torch.ones(2, 3, 4, dtype=torch.long),
         "counted": torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.0, 0.9, 1.2]]),
         "mode": torch.tensor([0, 1]),
+        "tonality": torch.rand(2, 8),
     }
     known = np.concatenate((np.stack([row["embedding"] for row in rows[:80]]), counted), axis=1)
     scale = [make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x * 10 / x.shape[1] ** 0.5)) for _ in range(5)]
-    parts = slice(0, 200), slice(200, 506), slice(506, 812), slice(812, 1012), slice(1012, 1017)
+    parts = slice(0, 200), slice(200, 506), slice(506, 812), slice(812, 1012), slice(1012, 1025)
     scale = ColumnTransformer([(str(part), *which) for part, which in enumerate(zip(scale, parts))])
     probe = make_pipeline(scale, LogisticRegression(C=train_small.PROBE_C, max_iter=1000))
     probe.fit(known, [row["quadrant"] for row in rows[:80]])
@@ -273,7 +275,7 @@ def test_a_probe_is_joined_to_the_student(probed):
         before, embedding, words = student(batch)
         after, again, same_words = train_small.join(student, *fitted)(batch)
         unchanged, _, _ = student(batch)
-    heard = torch.cat((embedding.mean(1) * 1.7 + 0.3, batch["counted"], batch["mode"][:, None]), dim=1)
+    heard = torch.cat((embedding.mean(1) * 1.7 + 0.3, batch["counted"], batch["mode"][:, None], batch["tonality"]), dim=1)
     expected = (before.quadrant_logits.numpy() + train_small.LOG_ODDS * decide(heard.numpy())) / 2
     np.testing.assert_allclose(after.quadrant_logits, expected, atol=2e-3)
     assert np.abs(expected - before.quadrant_logits.numpy()).max() > 0.1
@@ -296,7 +298,7 @@ def test_imitation_counts_by_how_far_it_moves_the_probe(probed):
     with torch.no_grad():
         loss = train_small.losses(student, batch, statistics)["directions"]
         imitated = student(batch)[1][0] * 1.7 + 0.3
-    same = np.zeros((train_small.WINDOWS, 5))
+    same = np.zeros((train_small.WINDOWS, 13))
     moved = decide(np.hstack((imitated, same))) - decide(np.hstack((taught[0], same)))
     moved -= moved.mean(axis=1, keepdims=True)  # quadrants' probabilities do not change if all logits rise
     assert loss.item() == pytest.approx(2 * np.mean(moved**2), rel=1e-3)
@@ -321,8 +323,8 @@ def test_a_teacher_of_quadrants_learns_from_people_and_speaks_of_their_clips(tmp
     altered = {"body": "altered", "version": 1, "quadrant": -100}
     rows += [rows[n] | altered | {"track": f"t{n}@1", "embedding": rows[n + 1]["embedding"]} for n in (4, 70)]
     for row in rows:
-        harmony = {"chords": [[0, 2, "C:maj"]], "key": ["C", "major"]}
-        (features / f"{row['track']}.json").write_text(json.dumps(harmony))
+        harmony = {"chords": [[0, 2, "C:maj"]], "key": ["C", "major"], "tonality": [0.5] * 8}
+        (features / f"{row['track']}.harmony.json").write_text(json.dumps(harmony))
     taught = train_small.teach_quadrants(rows, features, extractor)
     likely = np.array([row["likely"] for row in taught])
     assert np.isnan(likely[60:101]).all()

@@ -69,6 +69,7 @@ def make_corpus(rows=16, kinds=("valence_arousal",), seed=0, segments=3, teacher
                 "chord_quality_ids": random.integers(0, 14, chords).tolist(),
                 "chord_statistics": random.uniform(0, 1, 4).tolist(),
                 "mode_id": int(random.integers(0, 2)),
+                "tonality": random.uniform(-1, 1, 8).tolist(),
                 "mood_labels": (truth[2:] > 0.3).astype(float).tolist() if "mood" in kinds else None,
                 "valence": valence if "valence_arousal" in kinds else None,
                 "arousal": arousal if "valence_arousal" in kinds else None,
@@ -785,11 +786,13 @@ def test_what_was_fitted_to_other_heads_is_left_behind(tiny_model):
     assert tiny_model.config.quadrant_temperature == 2.5
 
 
+@pytest.mark.parametrize("use_mode", [True, False])
 @pytest.mark.parametrize("use_chords", [True, False])
-def test_heads_without_chords_read_no_number_about_them(use_chords):
-    base, train = make_model(use_chord_statistics=True), {"deam": {"mood_labels": [None]}}
-    config = train_teacher.with_new_heads(base, train, use_chords=use_chords).config
-    assert config.use_chords == config.use_chord_statistics == use_chords
+def test_heads_without_chords_read_no_number_about_them(use_chords, use_mode):
+    base, train = make_model(use_chord_statistics=True, use_tonality=True), {"deam": {"mood_labels": [None]}}
+    config = train_teacher.with_new_heads(base, train, use_chords=use_chords, use_mode=use_mode).config
+    assert config.use_chords == config.use_chord_statistics == use_chords and config.use_mode == use_mode
+    assert config.use_tonality == (use_chords and use_mode)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ COMPUTED = Features(
         "chord_quality_ids": List(Value("int64")),
         "chord_statistics": List(Value("float32")),
         "mode_id": Value("int64"),
+        "tonality": List(Value("float32")),
     }
 )
 
@@ -163,7 +164,7 @@ def load_features(folder):
     Returns:
         `datasets.Dataset` with the columns `track_id`, `corpus`, `segment_embeddings` (S x D), `lengths` (S; real
         samples of each segment), `chord_root_ids`, `chord_quality_ids`, `chord_statistics` (4), `mode_id` (0 major,
-        1 minor), `mood_labels`, `valence`, `arousal` (1-9), `quadrant`, `artist`, `split` (null where unknown), and all
+        1 minor), `tonality` (8), `mood_labels`, `valence`, `arousal` (1-9), `quadrant`, `artist`, `split` (null where unknown), and all
         other columns of the input rows.
 
     Raises:
@@ -247,7 +248,7 @@ class FeatureCollator:
         `segment_embeddings` (B, S, D) float32, or `input_values` (B, S, T) of rows that have those, and `lengths`,
         `segment_mask` (B, S) int64, zero-padded;
         `chord_root_ids`, `chord_quality_ids`, `chord_mask` (B, L) and `mode_ids` (B,) int64;
-        `chord_statistics` (B, 4) float32;
+        `chord_statistics` (B, 4) and `tonality` (B, 8) float32;
         `labels` (B, num_labels) and `valence_arousal_labels` (B, 2) float32, NaN where unknown;
         `quadrant_labels` (B,) int64, 0 to 3, -100 where unknown;
         `teacher_mood` (B, num_labels) and `teacher_valence_arousal` (B, 2) float32, NaN where unknown, if any row has
@@ -269,6 +270,7 @@ class FeatureCollator:
             "chord_mask": _padded([[1] * len(row["chord_root_ids"]) for row in rows], torch.int64),
             "chord_statistics": torch.tensor([row["chord_statistics"] for row in rows]),
             "mode_ids": torch.tensor([row["mode_id"] for row in rows]),
+            "tonality": torch.tensor([row["tonality"] for row in rows]),
             "labels": self._vectors(rows, "mood_labels", self.num_labels),
             "valence_arousal_labels": torch.tensor(
                 [[_or_nan(row["valence"]), _or_nan(row["arousal"])] for row in rows], dtype=torch.float32
@@ -388,6 +390,7 @@ def _encode(model, group):
                 "chord_quality_ids": inputs["chord_quality_ids"][0].tolist(),
                 "chord_statistics": inputs["chord_statistics"][0].tolist(),
                 "mode_id": int(inputs["mode_ids"][0]),
+                "tonality": inputs["tonality"][0].tolist(),
             }
     return results
 

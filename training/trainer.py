@@ -33,7 +33,7 @@ from ..configuration_mer import QUADRANTS
 from ..feature_extraction_mer import load_audio
 from ..modeling_mer import MERForAudioClassification
 from .augmentation import WaveformAugmentation
-from .features import FeatureCollator, differences, encoder_fingerprint
+from .features import COMPUTED, FeatureCollator, differences, encoder_fingerprint
 from .losses import (
     PRESETS,
     distillation_mix,
@@ -609,8 +609,7 @@ def check_fit(model, train, evaluation, teachers):
 
 
 def _feature_problems(config, dataset):
-    needed = ("segment_embeddings", "lengths", "chord_root_ids", "chord_quality_ids", "chord_statistics", "mode_id")
-    missing = [column for column in needed if column not in dataset.column_names]
+    missing = [column for column in COMPUTED if column not in dataset.column_names]
     if missing:
         return [f"column {', '.join(missing)} is missing"]
     if len(dataset) == 0:
