@@ -288,6 +288,10 @@ def test_chords_nobody_knows(pipe):
         check_sentence(str(caught.value))
     spelled = extractor(music(), sampling_rate=RATE, harmony=Harmony(chords, "A minor"))
     assert spelled["mode_ids"].tolist() == [1]
+    for tonality in ([0.5] * 7, [0.5] * 7 + [float("nan")]):
+        with pytest.raises(ValueError, match="tonality must be 8 finite numbers or None") as caught:
+            extractor(music(), sampling_rate=RATE, harmony=Harmony(chords, None, tonality))
+        check_sentence(str(caught.value))
     with pytest.raises(ValueError, match="2 harmonies are given for 1 clips"):
         extractor(music(), sampling_rate=RATE, harmony=[Harmony([], None)] * 2)
 
