@@ -1,4 +1,5 @@
-"""What each part of `mer-small` is worth: 5-fold cross-validation by artist over the 676 clips of 4Q.
+"""What each part of `mer-small` is worth: 5-fold cross-validation by artist over the 676 clips of 4Q, for each seed with
+folds of its own.
 
     python benchmarks/small.py --data DATA --game GAME --midi MIDI --work WORK \\
         [--variants NAME ...] [--seeds 3] [--jobs 2] [--errors N]
@@ -88,7 +89,7 @@ def run(args, variant, fold, seed):
 
 
 def held_out(args, variant, quadrants, seed):
-    """Ids (n,), true quadrants (n,) and logits (n, 4) of the held-out clips of each fold."""
+    """Ids (n,), true quadrants (n,) and logits (n, 4) of the held-out clips of each of a seed's folds."""
     folds = []
     for fold in range(train_small.FOLDS):
         with np.load(args.work / f"{run_name(variant, fold, seed)}.npz", allow_pickle=False) as heard:
@@ -164,8 +165,10 @@ def main(argv=None):
         size, milliseconds = cost(variant)
         rows.append(f"| {variant} | {' | '.join(cells)} | {size:.2f} | {milliseconds:.0f} |")
         _, error, plain = sure.mean(axis=0)
-        clips, truth = (np.concatenate(parts) for parts in list(zip(*seeds[0]))[:2])
-        mean = np.mean([np.concatenate([fold[2] for fold in folds]) for folds in seeds], axis=0)
+        # Each seed holds every clip out once, in an order of its own.
+        heard = [[np.concatenate(parts) for parts in zip(*folds)] for folds in seeds]
+        heard = [[part[tracks.argsort()] for part in (tracks, truth, logits)] for tracks, truth, logits in heard]
+        (clips, truth, _), mean = heard[0], np.mean([logits for _, _, logits in heard], axis=0)
         notes.append(
             f"{variant}: calibration error of the quadrants {error:.3f}, {plain:.3f} without a temperature; "
             f"the seeds' mean: {np.mean(mean.argmax(1) == truth):.3f} of quadrants right"

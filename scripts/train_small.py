@@ -268,13 +268,13 @@ def hold_out(rows, body, folds, fold):
     return [row | {"split": splits.get(index, row["split"])} for index, row in enumerate(rows)]
 
 
-def assign_fold(rows, fold):
+def assign_fold(rows, fold, seed):
     """Rows with the clips of one of `FOLDS` folds as validation split and all others as training split.
 
-    The folds are of whole artists and alike in quadrants, of VGMIDI of whole series; they are the same whatever the
-    seed of a training.
+    The folds are of whole artists and alike in quadrants, drawn by the seed, so that a mean over seeds depends little on
+    one way to cut them; of VGMIDI they are of whole series, and always the same.
     """
-    rows = hold_out(rows, "panda4q", StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), fold)
+    rows = hold_out(rows, "panda4q", StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed), fold)
     splits = {row["track"]: row["split"] for row in rows}
     rows = [row | {"split": splits[row["of"]]} if row["version"] else row for row in rows]
     return hold_out(rows, "vgmidi", GroupKFold(FOLDS), fold)
@@ -737,7 +737,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--pretraining-epochs", type=int, default=PRETRAINING_EPOCHS)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="at its highest")
-    parser.add_argument("--seed", type=int, default=0, help="of the training; the pretraining is the same for all")
+    parser.add_argument("--seed", type=int, default=0, help="of training and folds; the pretraining is the same for all")
     parser.add_argument("--features-only", action="store_true", help="stop before training")
     parser.add_argument("--pretraining-only", action="store_true", help="stop after pretraining")
     parser.add_argument("--fold", type=int, choices=range(FOLDS), help="hold out this fold of artists and series")
@@ -766,7 +766,7 @@ def main(argv=None):
     extractor = MERFeatureExtractor(sampling_rate=config.encoder_config.sampling_rate)
     rows = read_data(args.data, args.game, args.midi, args.work / "tagger.npz")
     if args.fold is not None:
-        rows = assign_fold(rows, args.fold)
+        rows = assign_fold(rows, args.fold, args.seed)
     encoder = MERForAudioClassification(config).mer.encoder
     extract(rows, args.work / "features", extractor, encoder)
     if args.features_only:

@@ -204,15 +204,18 @@ def test_folds_are_of_artists_and_cover_every_clip(monkeypatch):
     rows = [some | {"group": f"artist {random.integers(40)}", "quadrant": n % 4, "track": n} for n in range(200)]
     some = {"body": "game_music", "split": "train", "group": None, "quadrant": -100, "version": 0}
     rows += [some | {"track": 1000 + n} for n in range(5)]
-    held_out = []
+    held_out, cuts = [], set()
     for fold in range(train_small.FOLDS):
-        split = train_small.assign_fold(rows, fold)
+        split = train_small.assign_fold(rows, fold, 0)
+        assert split == train_small.assign_fold(rows, fold, 0)
+        cuts |= {str(train_small.assign_fold(rows, fold, seed)) for seed in range(3)}
         parts = {name: [row for row in split if row["split"] == name] for name in ("train", "validation")}
         artists = [{row["group"] for row in part} for part in parts.values()]
         assert not artists[0] & artists[1] and len(parts["train"]) + len(parts["validation"]) == 205
         assert all(20 < sum(row["quadrant"] == q for row in parts["train"]) < 50 for q in range(4))
         held_out += [row["track"] for row in parts["validation"]]
     assert sorted(held_out) == list(range(200))
+    assert len(cuts) == 3 * train_small.FOLDS
 
 
 def test_windows_of_a_crop_are_taught_what_was_heard_in_them():
@@ -353,10 +356,10 @@ def test_the_table_of_variants_is_the_mean_of_finished_runs(small, tmp_path, mon
     lines = ["clip_id,artist,quadrant,genres,moods"]
     lines += [f"c{n},Somebody {n},Q{n % 4 + 1},Jazz,Calm; Late" for n in range(60)]
     (tmp_path / "panda4q" / "labels.csv").write_text("\n".join(lines))
-    quadrant, called = {}, []
+    quadrant, called, said = {}, [], np.zeros((60, 4))
     for variant in ("as shipped", "without VGMIDI"):
-        for fold, clips in enumerate(np.split(np.arange(60), [4, 20, 30, 45])):
-            for seed in range(2):
+        for seed in range(2):
+            for fold, clips in enumerate(np.split(random.permutation(60), [4, 20, 30, 45])):
                 name = small.run_name(variant, fold, seed)
                 quadrant[variant, fold, seed] = len(clips), round(random.uniform(0.5, 1), 4)
                 line = dict.fromkeys(small.METRICS, 0.5) | {"epoch": 3, "clips": len(clips)}
@@ -365,7 +368,10 @@ def test_the_table_of_variants_is_the_mean_of_finished_runs(small, tmp_path, mon
                     del line["rated_valence"], line["rated_arousal"]
                 (tmp_path / f"{name}.log").write_text(f"{name}: hours\n{json.dumps(line)}\n")
                 track = [f"c{n}" for n in clips] + ["vgmidi/a"]
-                np.savez(tmp_path / f"{name}.npz", track=track, quadrants=random.normal(0, 2, (len(track), 4)))
+                logits = random.normal(0, 2, (len(track), 4))
+                np.savez(tmp_path / f"{name}.npz", track=track, quadrants=logits)
+                if variant == "as shipped":
+                    said[clips] += logits[:-1]
     monkeypatch.setattr(train_small, "main", called.append)
     monkeypatch.setattr(small, "cost", lambda variant: (1.5, 20))
     folders = [word for name in ("data", "game", "work") for word in (f"--{name}", str(tmp_path))]
@@ -379,7 +385,11 @@ def test_the_table_of_variants_is_the_mean_of_finished_runs(small, tmp_path, mon
         seeds = [np.average([q for _, q in folds], weights=[n for n, _ in folds]) for folds in seeds]
         assert cells[2] == f"{np.mean(seeds):.3f} ± {np.abs(np.diff(seeds))[0] / 2**0.5:.3f}"
         assert cells[3] == "0.500 ± 0.000" and cells[7] == cells[8] == midi and cells[10:12] == ["1.50", "20"]
-    assert printed.splitlines()[-1].endswith("(Jazz): Calm; Late")
+    truth, mean = np.arange(60) % 4, said / 2
+    note = next(line for line in printed.splitlines() if line.startswith("as shipped: calibration error"))
+    assert note.endswith(f"the seeds' mean: {np.mean(mean.argmax(1) == truth):.3f} of quadrants right")
+    worst = softmax(mean / best_temperature(truth, mean), axis=1)[np.arange(60), truth].argmin()
+    assert printed.splitlines()[-1].endswith(f"Somebody {worst} (Jazz): Calm; Late")
 
 
 def test_a_temperature_makes_quadrants_calibrated(small):
@@ -505,7 +515,7 @@ def test_altered_clips_are_heard_in_training_by_the_side_of_their_clip_only(argu
     rows += [clip | {"track": f"more {n}", "group": f"more {n}"} for n in range(16)]
     sides = set()
     for fold in range(train_small.FOLDS):
-        splits = {row["track"]: row["split"] for row in train_small.assign_fold(rows, fold)}
+        splits = {row["track"]: row["split"] for row in train_small.assign_fold(rows, fold, 0)}
         for clip in "ABCD":
             assert {splits[f"{clip}@{n + 1}"] for n in range(train_small.VERSIONS)} == {splits[clip]}
             sides.add((clip, splits[clip]))
