@@ -12,7 +12,7 @@ import torch
 from mer import MERConfig, MERFeatureExtractor, MERForAudioClassification, MERMelConfig, MERPipeline
 from mer.configuration_mer import MOOD_TAGS
 from mer.scripts import evaluate_mer
-from mer.training.features import extract_features
+from mer.training.features import FeatureCollator, extract_features
 from signals import tone
 from sklearn.metrics import average_precision_score, r2_score
 
@@ -135,6 +135,30 @@ def test_matrix_says_what_the_pipeline_serves(place, model, caches, evaluate):
     assert table[1].split() == ["F"]
     assert table[2].split(maxsplit=1) == ["one", f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"]
     assert table[3].startswith("second")
+
+
+def test_all_that_a_model_reads_reaches_it(tiny_model):
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "track_id": str(n),
+            "segment_embeddings": random.normal(size=(2, 32)).tolist(),
+            "lengths": [8000, 4000 + n],
+            "chord_root_ids": random.integers(1, 13, 3 + n).tolist(),
+            "chord_quality_ids": random.integers(1, 14, 3 + n).tolist(),
+            "chord_statistics": random.uniform(size=4).tolist(),
+            "mode_id": n % 2,
+            "tonality": random.normal(size=8).tolist(),
+            **dict.fromkeys(("mood_labels", "valence", "arousal", "quadrant")),
+        }
+        for n in range(4)
+    ]
+    scores, valence_arousal, *_ = evaluate_mer.predict_features(tiny_model, rows)
+    batch = FeatureCollator()(rows)
+    with torch.no_grad():
+        expected = tiny_model(**{name: value for name, value in batch.items() if "label" not in name})
+    np.testing.assert_allclose(scores, expected.logits.sigmoid(), atol=1e-6)
+    np.testing.assert_allclose(valence_arousal, expected.valence_arousal.clamp(1, 9), atol=1e-5)
 
 
 def test_corpora_give_the_numbers_of_their_caches(model, caches, evaluate, tmp_path):

@@ -7,6 +7,7 @@ import soundfile
 import torch
 from conftest import load_module
 from mer import MERFeatureExtractor, MERForAudioClassification
+from mer.harmony_mer import NO_CHORDS, NO_TONALITY
 from mer.scripts import train_small
 from mer.scripts.calibrate_small import best_temperature
 from mer.scripts.predict import load_pipeline
@@ -481,6 +482,26 @@ def test_a_sixth_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
         made.clear()
         train_small.main(arguments(name, *options))
         assert bool(made) == (name == "with")
+
+
+def test_crops_at_times_know_nothing_of_harmony(arguments):
+    args = arguments("rows")
+    train_small.main([*args, "--features-only"])
+    paths = dict(zip(args[::2], args[1::2]))
+    data, game, work = (train_small.Path(paths[name]) for name in ("--data", "--game", "--work"))
+    rows = train_small.read_data(data, game, tagger=work / "tagger.npz")
+    rows = [row | {"likely": np.full(4, np.nan, np.float32)} for row in rows if not row["version"]]
+    train = train_small.Segments(rows, work / "features", train_small.MERFeatureExtractor(), True)
+    tonality, known = np.arange(8, dtype=np.float32), []
+    for row in train.rows:
+        row["harmony"]["tonality"] = tonality[None]
+    for train.epoch in range(20):
+        for row, item in zip(train.rows, train):
+            known.append(bool(item["chords"][2].any()))
+            expected = [row["harmony"]["chord_statistics"][0], tonality] if known[-1] else [NO_CHORDS, NO_TONALITY]
+            for name, numbers in zip(("counted", "tonality"), expected):
+                np.testing.assert_allclose(item[name], numbers, rtol=1e-6)
+    assert 0.2 < 1 - np.mean(known) < 0.4
 
 
 def test_altered_music_is_the_same_music_at_another_pitch():
