@@ -456,13 +456,19 @@ def test_worse_copies_of_frames_are_frames_of_worse_copies():
     assert noisy.isfinite().all() and noisy.min() >= train_small.FLOOR - 1e-5
 
 
-def test_a_sixth_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
+def unaltered(arguments):
+    """Rows of the music as it is, and the folder of its features."""
     args = arguments("rows")
     train_small.main([*args, "--features-only"])
     paths = dict(zip(args[::2], args[1::2]))
     data, game, work = (train_small.Path(paths[name]) for name in ("--data", "--game", "--work"))
     rows = train_small.read_data(data, game, tagger=work / "tagger.npz")
     rows = [row | {"likely": np.full(4, np.nan, np.float32)} for row in rows if not row["version"]]
+    return rows, work / "features"
+
+
+def test_a_sixth_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
+    rows, features = unaltered(arguments)
     extractor, made = train_small.MERFeatureExtractor(), []
 
     def degrade(mel, frequencies, random):
@@ -470,13 +476,13 @@ def test_a_sixth_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
         return torch.full_like(mel, 99.0)
 
     monkeypatch.setattr(train_small, "degrade", degrade)
-    train = train_small.Segments(rows, work / "features", extractor, True)
+    train = train_small.Segments(rows, features, extractor, True)
     worse = 0
     for train.epoch in range(20):
         worse += sum(bool((item["mel"] == 99).all()) for item in train)
     assert worse == len(made) and 0.1 < worse / (20 * len(train)) < 0.24
     for others in ((False,), (True, 0, False)):  # held-out clips, and pretraining
-        assert not any((item["mel"] == 99).any() for item in train_small.Segments(rows, work / "features", extractor, *others))
+        assert not any((item["mel"] == 99).any() for item in train_small.Segments(rows, features, extractor, *others))
     monkeypatch.setattr(train_small, "degrade", lambda mel, *_: made.append(mel) or mel)
     for name, options in (("without", ["--without", "worse"]), ("with", [])):
         made.clear()
@@ -485,13 +491,8 @@ def test_a_sixth_of_the_crops_is_heard_as_worse_copies(arguments, monkeypatch):
 
 
 def test_crops_at_times_know_nothing_of_harmony(arguments):
-    args = arguments("rows")
-    train_small.main([*args, "--features-only"])
-    paths = dict(zip(args[::2], args[1::2]))
-    data, game, work = (train_small.Path(paths[name]) for name in ("--data", "--game", "--work"))
-    rows = train_small.read_data(data, game, tagger=work / "tagger.npz")
-    rows = [row | {"likely": np.full(4, np.nan, np.float32)} for row in rows if not row["version"]]
-    train = train_small.Segments(rows, work / "features", train_small.MERFeatureExtractor(), True)
+    rows, features = unaltered(arguments)
+    train = train_small.Segments(rows, features, train_small.MERFeatureExtractor(), True)
     tonality, known = np.arange(8, dtype=np.float32), []
     for row in train.rows:
         row["harmony"]["tonality"] = tonality[None]
