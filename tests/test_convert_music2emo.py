@@ -120,8 +120,9 @@ def test_converted_it_answers_what_theirs_answers(tmp_path, chords, mode):
             chord_mask=(torch.arange(ids["chord_root_ids"].shape[1]) < chords).long()[None],
             **ids,
         )
-        torch.testing.assert_close(got.logits[0], logits, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(got.valence_arousal[0], valence_arousal, atol=1e-5, rtol=1e-5)
+        # How far rounding goes depends on the processor.
+        torch.testing.assert_close(got.logits[0], logits, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(got.valence_arousal[0], valence_arousal, atol=1e-4, rtol=1e-5)
     if chords:
         other = theirs(torch.stack(means).mean(0), [(root + 1) % 13 for root in roots], qualities, 1 - mode)[0]
         assert (other - logits).abs().max() > 1e-3
