@@ -9,7 +9,8 @@ WORK/tagger.npz, which `mer.scripts.tagging_teacher` makes.
 
 Steps, each of which resumes where it was cut: log-mel frames and harmony of every track into WORK; pretraining on what
 the teachers heard in the game music, once for all runs of a size; training on everything, a checkpoint after every
-epoch. The validation split is only looked at; the last epoch is what is kept. A GPU is used where there is one.
+epoch. The validation split is only looked at; kept is what the last epoch ends with, the average of the weights since the
+rate stays constant. A GPU is used where there is one.
 
 `--fold`, `--without`, `--size` and `--paper` are for `benchmarks/small.py`: cross-validation by artist, and what each
 part is worth.
@@ -36,6 +37,7 @@ from sklearn.metrics import f1_score, r2_score
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ..configuration_mer import QUADRANTS, MERConfig, MERMelConfig
@@ -52,7 +54,8 @@ FOLDS = 5
 HEARD = (200, 306, 306, 200)  # numbers that each of the tagging networks gives
 EMBEDDING = sum(HEARD)
 PATCH, PATCHES, WINDOWS = 149.6, 10, 3  # frames of what they hear at once; such pieces of 30 s, and of a crop
-EPOCHS, PRETRAINING_EPOCHS = 40, 80
+EPOCHS, PRETRAINING_EPOCHS = 50, 80
+AVERAGED, AVERAGED_RATE = 1 / 5, 0.1  # of the epochs, the last, whose weights are averaged; of the highest rate, there
 # Width of the stem's stages, of the blocks, inside a block, and how many there are.
 SIZES = {
     "small": ((16, 32, 64), 160, 320, 3),
@@ -294,7 +297,8 @@ def pretrain(rows, extractor, config, args, log):
     # To look at: teachers' answers to the clips that the README's figures are of.
     clips = [row | unknown | {"split": "validation"} for row in rows if row["body"] == "panda4q" and row["official"]]
     seed = argparse.Namespace(**vars(args) | {"seed": 0})
-    return train(game + clips, extractor, config, name, args.pretraining_epochs, seed, log, worse=False).state_dict()
+    plain = {"worse": False, "averaged": False}
+    return train(game + clips, extractor, config, name, args.pretraining_epochs, seed, log, **plain).state_dict()
 
 
 def teach_quadrants(rows, features, extractor, probed=True):
@@ -621,12 +625,14 @@ def validate(heard, dataset, statistics):
     return result
 
 
-def train(rows, extractor, config, name, epochs, args, log, start=None, worse=True):
+def train(rows, extractor, config, name, epochs, args, log, start=None, worse=True, averaged=True):
     """Train with a checkpoint after every epoch, less the parts that `args.without` names; returns the student.
 
     Args:
         start (`dict`, *optional*): weights to begin with; the others are drawn.
         worse (`bool`): whether a sixth of all crops is heard as a worse copy of the music has it ([`degrade`]).
+        averaged (`bool`): whether the last fifth of the epochs goes on at a low, constant rate, and the student is the
+            mean of the weights after each of its steps (stochastic weight averaging; Izmailov et al., UAI 2018).
     """
     torch.manual_seed(args.seed)
     work, without = args.work, args.without
@@ -658,11 +664,15 @@ def train(rows, extractor, config, name, epochs, args, log, start=None, worse=Tr
     groups = [{"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.05}]
     groups += [{"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(groups, fused=True), torch.optim.Muon(matrices, weight_decay=0.05)]
+    rates = (args.learning_rate, MUON_RATE)
+    settled = epochs - int(averaged * AVERAGED * epochs)
     schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs * steps, pct_start=0.15, cycle_momentum=False)
-        for optimizer, rate in zip(optimizers, (args.learning_rate, MUON_RATE))
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, settled * steps, pct_start=0.15, cycle_momentum=False)
+        for optimizer, rate in zip(optimizers, rates)
     ]
+    average = AveragedModel(student, use_buffers=True)
     states = {"adamw": optimizers[0], "muon": optimizers[1], "schedule": schedules[0], "muon_schedule": schedules[1]}
+    states["average"] = average
     checkpoint, first = work / f"{name}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
@@ -677,7 +687,8 @@ def train(rows, extractor, config, name, epochs, args, log, start=None, worse=Tr
         statistics["directions"] = fitted[0][:, :EMBEDDING].float()
 
     def finished():
-        return join(student, *fitted) if fitted else student
+        trained = average.module if average.n_averaged else student
+        return join(trained, *fitted) if fitted else trained
 
     hours = Counter()
     for row in dataset.rows:
@@ -693,6 +704,10 @@ def train(rows, extractor, config, name, epochs, args, log, start=None, worse=Tr
             often = np.tile(places, math.ceil(shares[body]))
             order += random.permutation(often)[: math.ceil(shares[body] * len(places))].tolist()
         order = random.permutation(order)[: steps * args.batch_size].tolist()
+        if epoch >= settled:
+            for optimizer, rate in zip(optimizers, rates):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * AVERAGED_RATE
         sums = {}
         progress = tqdm(desc=f"{name} epoch {epoch + 1}/{epochs}", total=steps, unit="step", mininterval=5)
         for batch in torch.utils.data.DataLoader(dataset, args.batch_size, sampler=order):
@@ -705,7 +720,10 @@ def train(rows, extractor, config, name, epochs, args, log, start=None, worse=Tr
             nn.utils.clip_grad_norm_(student.parameters(), 5.0)
             for optimizer, schedule in zip(optimizers, schedules):
                 optimizer.step()
-                schedule.step()
+                if epoch < settled:
+                    schedule.step()
+            if epoch >= settled:
+                average.update_parameters(student)
             progress.update()
             for part, value in parts.items():
                 sums[part] = sums.get(part, 0.0) + value.detach() / steps

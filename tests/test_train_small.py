@@ -81,7 +81,8 @@ def weights(folder):
 
 
 def test_a_run_that_is_cut_and_resumed_gives_the_same_weights(arguments, tmp_path, monkeypatch):
-    train_small.main(arguments("whole"))
+    ten = ("--epochs", "10")  # the weights of the last two are averaged
+    train_small.main(arguments("whole", *ten))
     hear = train_small.hear
 
     def cut(*args):
@@ -89,11 +90,11 @@ def test_a_run_that_is_cut_and_resumed_gives_the_same_weights(arguments, tmp_pat
 
     monkeypatch.setattr(train_small, "hear", cut)  # behind the last epoch, before its checkpoint
     with pytest.raises(KeyboardInterrupt):
-        train_small.main(arguments("cut"))
+        train_small.main(arguments("cut", *ten))
     monkeypatch.setattr(train_small, "hear", hear)
-    assert [line["epoch"] for line in logged(tmp_path / "work", "cut")] == [1]
+    assert [line["epoch"] for line in logged(tmp_path / "work", "cut")] == list(range(1, 10))
     monkeypatch.setattr(train_small, "load_audio", lambda path: pytest.fail("features must not be made twice"))
-    train_small.main(arguments("cut"))
+    train_small.main(arguments("cut", *ten))
     whole, cut = (np.load(tmp_path / "work" / f"{name}.npz", allow_pickle=False) for name in ("whole", "cut"))
     assert whole["track"].tolist() and whole["tags"].shape == (len(whole["track"]), 56)
     assert all(np.array_equal(whole[name], cut[name]) for name in whole.files)
@@ -102,8 +103,31 @@ def test_a_run_that_is_cut_and_resumed_gives_the_same_weights(arguments, tmp_pat
         torch.testing.assert_close(other[name], value, atol=1e-6, rtol=1e-5)
     answer = load_pipeline(tmp_path / "cut")(str(tmp_path / "game" / "x.wav"), return_valence_arousal=True)
     assert 1 <= answer["valence"] <= 9 and len(answer["tags"]) == 56
-    train_small.main(arguments("other", "--seed", "1"))
+    train_small.main(arguments("other", *ten, "--seed", "1"))
     assert any((weights(tmp_path / "other")[name] - value).abs().max() > 1e-3 for name, value in one.items())
+
+
+def test_the_weights_of_the_last_epochs_steps_are_averaged(arguments, tmp_path, monkeypatch):
+    losses, before = train_small.losses, []
+
+    def recorded(student, *args):
+        before.append({name: value.clone() for name, value in student.model.mer.encoder.state_dict().items()})
+        return losses(student, *args)
+
+    monkeypatch.setattr(train_small, "losses", recorded)
+    train_small.main(arguments("mean", "--epochs", "5", "--without", "pretraining"))
+    state = torch.load(tmp_path / "work" / "mean.pt", weights_only=True)
+    last, place = len(before) // 5, "model.mer.encoder."
+    assert last > 1 and len(before) % 5 == 0
+    after = [*before[1 - last :], {name: state["student"][place + name] for name in before[0]}]
+    saved = weights(tmp_path / "mean")
+    for name, value in after[-1].items():
+        if value.is_floating_point():
+            mean = torch.stack([step[name] for step in after]).mean(0)
+            torch.testing.assert_close(saved[place.removeprefix("model.") + name], mean, atol=1e-6, rtol=1e-5)
+    assert (saved["mer.encoder.projection.weight"] - after[-1]["projection.weight"]).abs().max() > 1e-5
+    rates = [group["lr"] for name in ("adamw", "muon") for group in state[name]["param_groups"]]
+    assert rates == pytest.approx([1.5e-4, 1.5e-4, 0.003])
 
 
 def test_a_table_of_other_tagging_networks_is_refused(arguments, tmp_path):
